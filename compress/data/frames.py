@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of frames by step number, for training and recovery: the same step always gives the same batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from compress.data.samples import Sample
+
+
+@dataclass(frozen=True)
+class FrameArrays:
+    """A demonstration set in memory.
+
+    Attributes:
+        images: camera -> uint8 (N, H, W, 3), in policy orientation.
+        states: float32 (N, S).
+        actions: float32 (N, A).
+        episode: int64 (N,), index of the episode of each frame; frames of an episode are contiguous and in order.
+        instruction: int64 (N,), index into `instructions`.
+        instructions: sentences.
+        names: one `task/demo` name per episode.
+        digest: sha256 of the demonstrations.
+    """
+
+    images: Mapping[str, np.ndarray]
+    states: np.ndarray
+    actions: np.ndarray
+    episode: np.ndarray
+    instruction: np.ndarray
+    instructions: tuple[str, ...]
+    names: tuple[str, ...]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def chunk(self, index: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """The next `horizon` actions and which of them lie past the episode's end (no motion, gripper as it was)."""
+        last = int(np.searchsorted(self.episode, self.episode[index], side="right")) - 1
+        wanted = np.arange(index, index + horizon)
+        pad = wanted > last
+        actions = self.actions[np.minimum(wanted, last)].copy()
+        actions[pad, :-1] = 0.0
+        return actions, pad
+
+    def sample(self, index: int, horizon: int) -> Sample:
+        """Frame `index` as a neutral sample."""
+        actions, pad = self.chunk(index, horizon)
+        start = int(np.searchsorted(self.episode, self.episode[index]))
+        name = self.names[int(self.episode[index])]
+        return Sample(
+            images={camera: frames[index] for camera, frames in self.images.items()},
+            state=self.states[index],
+            actions=actions,
+            pad=pad,
+            instruction=self.instructions[int(self.instruction[index])],
+            sample_id=f"{name}/{index - start}",
+        )
+
+    def split(self, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frame indices for training and held out, by whole episodes; at least one episode is held out if `held_out` > 0."""
+        episodes = np.random.default_rng(seed).permutation(len(self.names))
+        count = max(1, round(held_out * len(episodes))) if held_out > 0 else 0
+        out = np.isin(self.episode, episodes[:count])
+        return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+class Collator(Protocol):
+    """The part of a model that a frame source needs."""
+
+    def collate(self, samples: Sequence[Sample]) -> Any:
+        """Samples -> batch."""
+        ...
+
+
+class FrameSource:
+    """Shuffled epochs over chosen frames; implements `compress.training.BatchSource`."""
+
+    def __init__(self, arrays: FrameArrays, model: Collator, horizon: int, batch_size: int, seed: int, frames: np.ndarray | None = None) -> None:
+        """Serve `frames` of `arrays` (all by default) in batches of `batch_size`.
+
+        Raises:
+            ValueError: fewer frames than one batch.
+        """
+        self.arrays, self.model, self.horizon, self.batch_size, self.seed = arrays, model, horizon, batch_size, seed
+        self.frames = np.arange(len(arrays)) if frames is None else frames
+        self.per_epoch = len(self.frames) // batch_size
+        if self.per_epoch == 0:
+            raise ValueError(f"{len(self.frames)} frames do not fill one batch of {batch_size}: use more demonstrations or a smaller batch")
+        self._epoch, self._order = -1, self.frames
+
+    def batch(self, step: int) -> Any:
+        """The batch of `step`."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.frames)
+            self._epoch = epoch
+        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        return self.model.collate([self.arrays.sample(int(i), self.horizon) for i in chosen])
+
+    def digest(self) -> str:
+        """sha256 over the demonstrations, the chosen frames, batch size and seed."""
+        head = f"{self.arrays.digest} {self.batch_size} {self.horizon} {self.seed}".encode()
+        return hashlib.sha256(head + np.ascontiguousarray(self.frames, np.int64).tobytes()).hexdigest()

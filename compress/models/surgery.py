@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How blocks leave a live model: shorten the list, or replace a block's writers by zero (both exact)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.models.base import BlockGroup, ModelError, Surgery
+
+
+class ZeroAttention(nn.Module):
+    """Stands in for an attention module: writes nothing to the residual stream."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """Zeros shaped like `hidden_states` (B, L, D), and no attention weights."""
+        return torch.zeros_like(hidden_states), None
+
+
+class ZeroMlp(nn.Module):
+    """Stands in for an MLP: writes nothing to the residual stream."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Zeros shaped like `hidden_states` (B, L, D)."""
+        return torch.zeros_like(hidden_states)
+
+
+def operate(module: nn.Module, group: BlockGroup, done: Surgery, wanted: Surgery) -> None:
+    """Bring the stack of `group` from the state `done` to the state `wanted`, in place.
+
+    Raises:
+        ModelError: the live stack does not match `done`, or `wanted` would bring back what was removed.
+    """
+    stack = group.stack(module)
+    if len(stack) != len(done.kept):
+        raise ModelError(f"{group.role}: the model has {len(stack)} blocks, its record says {len(done.kept)}")
+    lost = sorted(set(wanted.kept) - set(done.kept))
+    if wanted.depth != done.depth or lost:
+        raise ModelError(f"{group.role}: blocks {lost} of {wanted.depth} are no longer in the model (kept: {list(done.kept)})")
+    where = {original: position for position, original in enumerate(done.kept)}
+    survivors = [stack[where[i]] for i in wanted.kept]
+    for original, block in zip(wanted.kept, survivors, strict=True):
+        if original in wanted.without_attention:
+            setattr(block, group.attention, ZeroAttention())
+        if original in wanted.without_mlp:
+            setattr(block, group.mlp, ZeroMlp())
+    parent_path, _, name = group.blocks.rpartition(".")
+    parent = module.get_submodule(parent_path) if parent_path else module
+    setattr(parent, name, nn.ModuleList(survivors))
+    for position, block in enumerate(survivors):  # caches are indexed by position
+        writer = getattr(block, group.attention)
+        if hasattr(writer, "layer_idx"):
+            writer.layer_idx = position

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training loop for the reference policy and for recovery: AdamW, warm-up, EMA, resumable bit for bit.
+
+Every batch is a function of (seed, step) alone and the model has no dropout, so a run is described by its step number,
+weights and optimizer state: a resumed run computes what the uninterrupted run would have computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from compress.atomic import write_atomic
+from compress.models.base import Batch, VlaModel
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "train_log.jsonl"
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says why and what to do."""
+
+
+class BatchSource(Protocol):
+    """Batches by number."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`: always the same one."""
+        ...
+
+    def digest(self) -> str:
+        """sha256 of everything the batches are made from."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        steps: optimizer steps in all.
+        lr: peak learning rate.
+        warmup: steps of linear warm-up.
+        schedule: `cosine` (to zero) or `constant`.
+        weight_decay: AdamW, on matrices only.
+        clip: gradient norm limit.
+        ema: decay of the averaged weights that are returned; 0 turns averaging off.
+        seed: of the loss noise.
+        bf16: compute in bfloat16 where the device has it; weights stay float32.
+        checkpoint_s: seconds between checkpoints; what a SIGKILL costs at most.
+        log_every: steps between rows of the loss curve.
+    """
+
+    steps: int
+    lr: float = 5e-4
+    warmup: int = 100
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    bf16: bool = True
+    checkpoint_s: float = 30.0
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0.0 < self.lr or not 0.0 <= self.ema < 1.0 or self.warmup < 0:
+            raise TrainingError(f"steps {self.steps}, lr {self.lr}, ema {self.ema}, warmup {self.warmup}: expected >= 1, > 0, [0, 1), >= 0")
+        if self.schedule not in ("cosine", "constant"):
+            raise TrainingError(f"schedule is {self.schedule!r}, expected one of: cosine, constant")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of `step`, counted from 0."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.lr
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+LossFn = Callable[[VlaModel, Batch, int], Tensor]
+OnStep = Callable[[int, float, float], None]
+
+
+def action_loss(model: VlaModel, batch: Batch, step: int) -> Tensor:
+    """The family's own loss, averaged over the batch."""
+    return model.loss(batch, noise_seed=step).mean()
+
+
+class Trainer:
+    """The state of one run in `folder`."""
+
+    def __init__(self, model: VlaModel, source: BatchSource, settings: TrainSettings, folder: Path, tag: str = "") -> None:
+        """Prepare to train the parameters of `model` that require gradients.
+
+        Args:
+            model: trained in place.
+            source: batches.
+            settings: how.
+            folder: holds the checkpoint and the loss curve.
+            tag: identity of what is being trained (model, plan); with settings and data it decides whether a checkpoint fits.
+        """
+        self.model, self.source, self.settings, self.folder = model, source, settings, folder
+        self.key = json.dumps([tag, source.digest(), {k: v for k, v in vars(settings).items() if k != "checkpoint_s"}], sort_keys=True)
+        self.named = {n: p for n, p in model.module.named_parameters() if p.requires_grad}
+        if not self.named:
+            raise TrainingError("no parameter requires gradients: nothing to train")
+        decay = [p for p in self.named.values() if p.ndim > 1]
+        plain = [p for p in self.named.values() if p.ndim <= 1]
+        groups = [{"params": decay, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=(0.9, 0.95))
+        self.average = {n: p.detach().clone() for n, p in self.named.items()} if settings.ema else {}
+        self.step = 0
+        self.rows: list[dict[str, float]] = []
+
+    def run(self, loss_fn: LossFn = action_loss, on_step: OnStep | None = None) -> list[dict[str, float]]:
+        """Train to the last step and leave the averaged weights in the model.
+
+        Returns:
+            The loss curve, rows of step, loss and lr.
+
+        Raises:
+            TrainingError: the loss became NaN or infinite; the last checkpoint stays.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        self.model.module.train()
+        saved = time.monotonic()
+        try:
+            while self.step < self.settings.steps:
+                loss = self._one_step(loss_fn)
+                if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
+                    self.rows.append({"step": self.step, "loss": loss, "lr": self.settings.lr_at(self.step - 1)})
+                if on_step is not None:
+                    on_step(self.step, loss, self.settings.lr_at(self.step - 1))
+                if time.monotonic() - saved > self.settings.checkpoint_s:
+                    self.save()
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        self.save()
+        with torch.no_grad():
+            for name, value in self.average.items():
+                self.named[name].copy_(value)
+        self.model.module.eval()
+        return self.rows
+
+    def _one_step(self, loss_fn: LossFn) -> float:
+        """One optimizer step; nothing of the state changes if it is interrupted before the update."""
+        settings, device = self.settings, next(iter(self.named.values())).device
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr_at(self.step)
+        batch = self.source.batch(self.step).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            loss = loss_fn(self.model, batch, self.step)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"loss is {value} at step {self.step} (samples {list(batch.sample_ids[:3])}...): lower `lr` ({settings.lr}) or check the "
+                f"demonstrations; the checkpoint in {self.folder} is the last good one"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(self.named.values()), settings.clip)
+        with _uninterrupted():
+            self.optimizer.step()
+            self._follow()
+            self.step += 1
+        return value
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averaged weights; young averages forget faster."""
+        if self.average:
+            decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(list(self.average.values()), list(self.named.values()), 1.0 - decay)
+
+    def save(self) -> None:
+        """Write the checkpoint and the loss curve, atomically."""
+        state = {
+            "key": self.key,
+            "step": self.step,
+            "weights": {n: p.detach() for n, p in self.named.items()},
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "rows": self.rows,
+        }
+        write_atomic(self.folder / CHECKPOINT, lambda handle: torch.save(state, handle))
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        write_atomic(self.folder / LOG, lambda handle: handle.write(text.encode()))
+
+    def _resume(self) -> None:
+        """Take up a checkpoint of the same model, data and settings; refuse another's."""
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return
+        state = _read_checkpoint(path)
+        if state["key"] != self.key:
+            raise TrainingError(f"{path} belongs to another model, data set or recipe: use another folder, or delete it to start over")
+        with torch.no_grad():
+            for name, value in state["weights"].items():
+                self.named[name].copy_(value)
+            for name, value in state["average"].items():
+                self.average[name].copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.rows = state["step"], state["rows"]
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several kinds for a damaged file
+        raise TrainingError(f"{path} cannot be read ({error}): delete it to train from the start") from error
+    return state
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C while weights, averages and the step counter move together."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pending.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending:
+        raise KeyboardInterrupt
