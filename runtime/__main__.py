@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m runtime verify | inspect | bench ARTIFACT [--json]`.
+
+Exit 0 = fine, 1 = refused with one sentence, 2 = usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import DropGateRuntimeError
+
+Answer = tuple[bool, dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], Answer] = options.run
+    try:
+        ok, answer = command(options)
+    except (DropGateRuntimeError, OSError) as error:
+        print(f"runtime {options.command}: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(answer, indent=2, sort_keys=True) if options.json else "\n".join(_lines(answer)))
+    return 0 if ok else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime", description="Check, read and time a DropGate artifact directory."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    verify = commands.add_parser(
+        "verify", help="compare the directory with its manifest; --run also compares golden outputs"
+    )
+    verify.add_argument(
+        "--run", dest="golden", action="store_true", help="run the policy on its golden inputs (needs onnxruntime)"
+    )
+    inspect = commands.add_parser("inspect", help="verify, then say what the artifact is and what it needs")
+    bench = commands.add_parser(
+        "bench", help="latency of observation -> action chunk on the golden inputs; drafts allowed"
+    )
+    bench.add_argument("--runs", type=int, default=100, help="timed calls (default: %(default)s)")
+    for command, run in ((verify, _verify), (inspect, _inspect), (bench, _bench)):
+        command.add_argument("artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)")
+        command.add_argument("--json", action="store_true", help="print JSON for programs")
+        command.set_defaults(run=run)
+    for command in (verify, bench):
+        command.add_argument("--backend", default="onnxruntime", help="engine (default: %(default)s)")
+        command.add_argument(
+            "--threads", type=int, default=None, help="engine threads (default: the engine's own choice)"
+        )
+    return parser
+
+
+def _verify(options: argparse.Namespace) -> Answer:
+    from runtime.contract.artifact import read_artifact, verify_artifact
+
+    report = verify_artifact(options.artifact)
+    answer: dict[str, Any] = {"ok": report.ok, "directory": str(options.artifact), **dataclasses.asdict(report)}
+    if not report.ok:
+        return False, answer
+    answer["artifact_id"] = read_artifact(options.artifact).manifest.artifact_id
+    if options.golden:
+        from runtime.inference.golden import golden_parity
+
+        with _load(options) as policy:
+            parity = golden_parity(policy)
+        answer |= {"golden": dataclasses.asdict(parity), "ok": parity.ok}
+    return bool(answer["ok"]), answer
+
+
+def _inspect(options: argparse.Namespace) -> Answer:
+    from runtime.contract.artifact import read_artifact
+    from runtime.contract.codec import encode
+
+    manifest = read_artifact(options.artifact).manifest
+    ids = {"artifact_id": manifest.artifact_id, "policy_id": manifest.policy_id, "lineage_id": manifest.lineage_id}
+    verdict = "draft: no gate verdict" if manifest.gate is None else manifest.gate.verdict.value
+    kept = {s.name: f"{len(s.kept)} of {s.original_depth}" for s in manifest.lineage.plan.stacks}
+    if options.json:
+        return True, {**ids, **encode(manifest)}
+    policy = manifest.policy
+    return True, {
+        **ids,
+        "family": manifest.lineage.family,
+        "source": f"{manifest.lineage.source.name} @ {manifest.lineage.source.revision}",
+        "verdict": verdict,
+        "kept_blocks": kept,
+        "cameras": [
+            f"{i.key} {i.height}x{i.width} {i.colour_order.value} {i.orientation.value}"
+            for i in policy.observation.images
+        ],
+        "state": dict(
+            zip(policy.observation.state.names, (u.value for u in policy.observation.state.units), strict=True)
+        ),
+        "action": {d.name: f"{d.low:g} to {d.high:g} {d.unit.value}, {d.scale:g} per 1.0" for d in policy.action.dims},
+        "timing": f"{policy.action.horizon} steps of {policy.action.dt_s:g} s, {policy.action.kind.value}, hold "
+        f"{policy.action.hold.value}",
+        "engine": f"opset {policy.engine.opset}, {policy.engine.precision.value}, providers "
+        f"{', '.join(policy.engine.providers)}",
+        "files": {entry.path: f"{entry.size} bytes, {entry.role.value}" for entry in manifest.files},
+    }
+
+
+def _bench(options: argparse.Namespace) -> Answer:
+    from runtime.inference.bench import bench_policy
+
+    with _load(options) as policy:
+        latency = bench_policy(policy, options.runs)
+    threads = options.threads or "engine default"
+    ids = {"artifact_id": policy.manifest.artifact_id, "policy_id": policy.manifest.policy_id}
+    return True, {**ids, "backend": options.backend, "threads": threads, **dataclasses.asdict(latency)}
+
+
+def _load(options: argparse.Namespace) -> Any:
+    """Neither verify nor bench moves a robot, so drafts and held artifacts are admitted."""
+    from runtime.inference.policy import Policy
+
+    return Policy.load(
+        options.artifact, options.backend, threads=options.threads, allow_unsealed=True, require_promoted=False
+    )
+
+
+def _lines(answer: dict[str, Any], indent: str = "") -> list[str]:
+    lines: list[str] = []
+    for key, value in answer.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, (list, tuple)):
+            lines.append(f"{indent}{key}: {', '.join(str(item) for item in value) or '-'}")
+        else:
+            lines.append(f"{indent}{key}: {value:.4g}" if isinstance(value, float) else f"{indent}{key}: {value}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Name -> engine: the only place where an engine is chosen. Each is imported when it is asked for, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.backends.base import Backend
+from runtime.errors import BackendError
+
+
+def _onnxruntime(threads: int | None, provider: str | None) -> Backend:
+    from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(threads=threads, provider=provider)
+
+
+def _fake(threads: int | None, provider: str | None) -> Backend:
+    from runtime.backends.fake_backend import FakeBackend
+
+    return FakeBackend()
+
+
+BACKENDS: dict[str, Callable[[int | None, str | None], Backend]] = {"onnxruntime": _onnxruntime, "fake": _fake}
+
+
+def create_backend(name: str, *, threads: int | None = None, provider: str | None = None) -> Backend:
+    """A new engine of that name; BackendError lists the names there are."""
+    if name not in BACKENDS:
+        raise BackendError(f"backend: found {name!r}, available: {sorted(BACKENDS)}")
+    return BACKENDS[name](threads, provider)

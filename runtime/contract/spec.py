@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy is shown: images, proprioceptive state and prompt. Validated once, at construction.
+
+Every image and the state are handed over exactly as described here; the runtime normalises, it never converts.
+The action side lives in `runtime.contract.action`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.contract import check
+from runtime.contract.codec import conform
+from runtime.contract.conventions import (
+    ColourOrder,
+    Frame,
+    Layout,
+    Orientation,
+    PixelDtype,
+    RotationConvention,
+    Unit,
+)
+
+INSTRUCTION_FIELD = "{instruction}"
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """One camera image as handed to the policy.
+
+    `mean` and `std` are per channel, in this image's own channel order, on the scale 0..1: the model sees
+    `(x / 255 - mean) / std`. `max_age_s` [s] is the oldest image that may be used. Raises ContractError.
+    """
+
+    key: str
+    height: int
+    width: int
+    layout: Layout
+    colour_order: ColourOrder
+    orientation: Orientation
+    max_age_s: float
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    dtype: PixelDtype = PixelDtype.UINT8
+
+    def __post_init__(self) -> None:
+        conform(self)
+        check.identifier(self.key, "ImageSpec.key")
+        check.positive(self.height, f"ImageSpec[{self.key}].height")
+        check.positive(self.width, f"ImageSpec[{self.key}].width")
+        check.positive(self.max_age_s, f"ImageSpec[{self.key}].max_age_s")
+        for value in self.std:
+            check.positive(value, f"ImageSpec[{self.key}].std")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the array to hand over, by `layout`: (H, W, 3) or (3, H, W)."""
+        return (self.height, self.width, 3) if self.layout is Layout.HWC else (3, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """Proprioceptive state, shape (S,): names and units in order, and what pose dimensions refer to.
+
+    `low` and `high` (per dimension, in `units`) refuse a state outside them; None means no plausibility range is known.
+    Raises ContractError.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    units: tuple[Unit, ...]
+    frame: Frame
+    rotation: RotationConvention
+    max_age_s: float
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        conform(self)
+        check.identifier(self.key, "StateSpec.key")
+        check.require(len(self.names) > 0, "StateSpec.names", self.names, "at least one name")
+        check.unique(self.names, "StateSpec.names")
+        check.require(
+            len(self.units) == self.dim, "StateSpec.units", len(self.units), f"{self.dim} units, one per name"
+        )
+        check.positive(self.max_age_s, "StateSpec.max_age_s")
+        check.require(
+            (self.low is None) == (self.high is None), "StateSpec.low/high", (self.low, self.high), "both or neither"
+        )
+        if self.low is not None and self.high is not None:
+            check.require(
+                len(self.low) == len(self.high) == self.dim, "StateSpec.low/high", self.low, f"{self.dim} numbers each"
+            )
+            for name, low, high in zip(self.names, self.low, self.high, strict=True):
+                check.require(low < high, f"StateSpec.low/high[{name}]", (low, high), "low < high")
+
+    @property
+    def dim(self) -> int:
+        """Number of state dimensions S."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """How an instruction becomes tokens: lower-cased if told, put into `template`, right-padded to `max_tokens`
+    with `pad_id`.
+
+    A prompt longer than `max_tokens` is refused, never cut. Raises ContractError.
+    """
+
+    template: str
+    max_tokens: int
+    pad_id: int
+    lowercase: bool
+    add_special_tokens: bool = True
+    tokenizer_file: str = "tokenizer.json"
+
+    def __post_init__(self) -> None:
+        conform(self)
+        once = self.template.count(INSTRUCTION_FIELD) == 1
+        check.require(once, "PromptSpec.template", self.template, f"text with {INSTRUCTION_FIELD} exactly once")
+        check.positive(self.max_tokens, "PromptSpec.max_tokens")
+        check.require(self.pad_id >= 0, "PromptSpec.pad_id", self.pad_id, "a token id >= 0")
+        check.relative_path(self.tokenizer_file, "PromptSpec.tokenizer_file")
+
+    def render(self, instruction: str) -> str:
+        """The text that is tokenised."""
+        text = instruction.lower() if self.lowercase else instruction
+        return self.template.replace(INSTRUCTION_FIELD, text)
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """Everything the policy is shown at one instant; images in graph order, all of one size.
+
+    `max_skew_s` [s] bounds the spread of stamps among images and state. Raises ContractError.
+    """
+
+    images: tuple[ImageSpec, ...]
+    state: StateSpec
+    max_skew_s: float
+
+    def __post_init__(self) -> None:
+        conform(self)
+        check.require(len(self.images) > 0, "ObservationSpec.images", self.images, "at least one camera")
+        check.unique((*self.image_keys, self.state.key), "ObservationSpec keys")
+        check.positive(self.max_skew_s, "ObservationSpec.max_skew_s")
+        sizes = sorted({(image.height, image.width) for image in self.images})
+        check.require(len(sizes) == 1, "ObservationSpec.images", sizes, "one height and width for all cameras")
+
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        """Camera keys in graph order."""
+        return tuple(image.key for image in self.images)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key that an observation must hold: cameras in order, then state."""
+        return (*self.image_keys, self.state.key)
+
+
+def orient(frame: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
+    """Turn a raw camera frame (already in `spec.layout`) into the policy's orientation.
+
+    For sources, never for `Policy`.
+    """
+    if spec.orientation is Orientation.AS_CAMERA:
+        return frame
+    rows = 0 if spec.layout is Layout.HWC else 1
+    return np.ascontiguousarray(np.flip(frame, axis=(rows, rows + 1)))

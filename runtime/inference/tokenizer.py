@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instruction -> token ids by `tokenizer.json`: the only importer of `tokenizers`. No transformers, no network.
+
+Padding and truncation stored inside the file are switched off: the contract's `PromptSpec` alone decides, and a prompt
+that does not fit is refused, because a task with its end cut off is another task.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.contract.spec import PromptSpec
+from runtime.errors import INSTALL_ONNX, BackendError, ContractError, ObservationError
+
+Tokens = NDArray[np.int64]
+
+
+class PromptTokenizer:
+    """Tokenises by one `PromptSpec`. `data` are the bytes of `tokenizer.json`; ContractError if they are not one."""
+
+    def __init__(self, data: bytes, spec: PromptSpec) -> None:
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise BackendError(
+                f"prompts need the package tokenizers, which is not importable ({error}); run: {INSTALL_ONNX}"
+            ) from error
+        self._spec = spec
+        self._tokenizer = _parse(tokenizers, data, spec.tokenizer_file)
+
+    def encode(self, instruction: str) -> tuple[Tokens, Tokens]:
+        """Token ids and attention mask (1 = token, 0 = padding on the right), each (1, max_tokens) int64, read-only.
+
+        ObservationError if the instruction is empty or its prompt is longer than `max_tokens`.
+        """
+        if not isinstance(instruction, str) or not instruction.strip():
+            raise ObservationError(f"instruction: found {instruction!r}, expected text that says what to do")
+        text = self._spec.render(instruction)
+        tokens = self._tokenizer.encode(text, add_special_tokens=self._spec.add_special_tokens).ids
+        limit = self._spec.max_tokens
+        if not 0 < len(tokens) <= limit:
+            raise ObservationError(
+                f"instruction: found {len(tokens)} tokens in {text!r}, expected 1 to {limit}; shorten the instruction"
+            )
+        ids = np.full((1, limit), self._spec.pad_id, dtype=np.int64)
+        mask = np.zeros((1, limit), dtype=np.int64)
+        ids[0, : len(tokens)] = tokens
+        mask[0, : len(tokens)] = 1
+        ids.setflags(write=False)
+        mask.setflags(write=False)
+        return ids, mask
+
+
+def _parse(tokenizers: Any, data: bytes, name: str) -> Any:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:  # the binding raises plain Exception for every parse failure
+        raise ContractError(f"{name}: not a tokenizer file ({error}); export the artifact again") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
