@@ -73,8 +73,9 @@ class TrainSettings:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0.0 < self.lr or not 0.0 <= self.ema < 1.0 or self.warmup < 0:
-            raise TrainingError(f"steps {self.steps}, lr {self.lr}, ema {self.ema}, warmup {self.warmup}: expected >= 1, > 0, [0, 1), >= 0")
+        if self.steps < 1 or not self.lr > 0.0 or not 0.0 <= self.ema < 1.0 or self.warmup < 0:
+            found = f"steps {self.steps}, lr {self.lr}, ema {self.ema}, warmup {self.warmup}"
+            raise TrainingError(f"{found}: expected >= 1, > 0, [0, 1), >= 0")
         if self.schedule not in ("cosine", "constant"):
             raise TrainingError(f"schedule is {self.schedule!r}, expected one of: cosine, constant")
 
@@ -100,7 +101,9 @@ def action_loss(model: VlaModel, batch: Batch, step: int) -> Tensor:
 class Trainer:
     """The state of one run in `folder`."""
 
-    def __init__(self, model: VlaModel, source: BatchSource, settings: TrainSettings, folder: Path, tag: str = "") -> None:
+    def __init__(
+        self, model: VlaModel, source: BatchSource, settings: TrainSettings, folder: Path, tag: str = ""
+    ) -> None:
         """Prepare to train the parameters of `model` that require gradients.
 
         Args:
@@ -108,10 +111,11 @@ class Trainer:
             source: batches.
             settings: how.
             folder: holds the checkpoint and the loss curve.
-            tag: identity of what is being trained (model, plan); with settings and data it decides whether a checkpoint fits.
+            tag: identity of what is trained (model, plan); with settings and data it decides whether a checkpoint fits.
         """
         self.model, self.source, self.settings, self.folder = model, source, settings, folder
-        self.key = json.dumps([tag, source.digest(), {k: v for k, v in vars(settings).items() if k != "checkpoint_s"}], sort_keys=True)
+        how = {k: v for k, v in vars(settings).items() if k != "checkpoint_s"}
+        self.key = json.dumps([tag, source.digest(), how], sort_keys=True)
         self.named = {n: p for n, p in model.module.named_parameters() if p.requires_grad}
         if not self.named:
             raise TrainingError("no parameter requires gradients: nothing to train")
@@ -130,10 +134,11 @@ class Trainer:
             The loss curve, rows of step, loss and lr.
 
         Raises:
-            TrainingError: the loss became NaN or infinite; the last checkpoint stays.
+            TrainingError: the loss or its gradient became NaN or infinite (the last checkpoint stays), or the folder's
+                checkpoint cannot be used.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._resume()
+        self.resume()
         self.model.module.train()
         saved = time.monotonic()
         try:
@@ -165,19 +170,25 @@ class Trainer:
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             loss = loss_fn(self.model, batch, self.step)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"loss is {value} at step {self.step} (samples {list(batch.sample_ids[:3])}...): lower `lr` ({settings.lr}) or check the "
-                f"demonstrations; the checkpoint in {self.folder} is the last good one"
-            )
+        self._require_finite("loss", value, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(list(self.named.values()), settings.clip)
+        norm = nn.utils.clip_grad_norm_(list(self.named.values()), settings.clip)
+        self._require_finite("gradient norm", float(norm), batch)  # a finite loss can have a NaN gradient
         with _uninterrupted():
             self.optimizer.step()
             self._follow()
             self.step += 1
         return value
+
+    def _require_finite(self, what: str, value: float, batch: Batch) -> None:
+        if not math.isfinite(value):
+            path = self.folder / CHECKPOINT
+            last = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
+            raise TrainingError(
+                f"{what} is {value} at step {self.step} (samples {', '.join(batch.sample_ids)}): "
+                f"lower `lr` ({self.settings.lr}) or check these demonstrations; {last}"
+            )
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -200,14 +211,22 @@ class Trainer:
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         write_atomic(self.folder / LOG, lambda handle: handle.write(text.encode()))
 
-    def _resume(self) -> None:
-        """Take up a checkpoint of the same model, data and settings; refuse another's."""
+    def resume(self) -> None:
+        """Take up the folder's checkpoint, if there is one; `run` does this too.
+
+        Raises:
+            TrainingError: it is damaged, or of another model, data set or settings.
+        """
         path = self.folder / CHECKPOINT
+        for torn in self.folder.glob(f".{CHECKPOINT}.*.tmp"):  # what a kill in mid-write leaves behind
+            torn.unlink(missing_ok=True)
         if not path.exists():
             return
         state = _read_checkpoint(path)
         if state["key"] != self.key:
-            raise TrainingError(f"{path} belongs to another model, data set or recipe: use another folder, or delete it to start over")
+            raise TrainingError(
+                f"{path} belongs to another model, data set or recipe: use another folder, or delete it"
+            )
         with torch.no_grad():
             for name, value in state["weights"].items():
                 self.named[name].copy_(value)
@@ -221,7 +240,12 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a damaged file
-        raise TrainingError(f"{path} cannot be read ({error}): delete it to train from the start") from error
+        raise TrainingError(
+            f"{path} cannot be read, it is truncated or damaged ({error}): delete it to start over"
+        ) from error
+    missing = sorted({"key", "step", "weights", "average", "optimizer", "rows"} - set(state))
+    if missing:
+        raise TrainingError(f"{path} is not a training checkpoint (no {', '.join(missing)}): delete it to start over")
     return state
 
 

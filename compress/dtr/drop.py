@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remove the blocks that a plan drops, from the live model and from its configuration.
+
+Compact where the stack allows it (the list gets shorter), otherwise a stub (the slot stays, its writers write zero);
+both give the very outputs of a gate turned to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compress.models.base import BlockGroup, Surgery, VlaModel
+from compress.models.surgery import operate
+from compress.plan import Plan
+from compress.probing import find_group, surgery_of
+
+
+class DropError(ValueError):
+    """A plan that does not belong to this model; nothing was removed."""
+
+
+def drop(model: VlaModel, plans: Plan | Sequence[Plan]) -> None:
+    """Remove, in place, what the plans of one model drop; all plans are checked before the first cut.
+
+    Args:
+        model: shortened, and its record of surgery extended.
+        plans: one per stack and part.
+
+    Raises:
+        DropError: a plan made for another model, or one that does not fit what is left of the stack.
+    """
+    plans = [plans] if isinstance(plans, Plan) else list(plans)
+    identity = model.identity()
+    wanted = dict(model.surgery)
+    for plan in plans:
+        if plan.model_identity != identity:
+            raise DropError(
+                f"the plan for {plan.role} was made for model {plan.model_identity[:12]}, this is {identity[:12]}: "
+                "probe and plan this model, or load the one that was planned"
+            )
+        group = find_group(model, plan.role)
+        done = wanted.get(plan.role, surgery_of(model, group))
+        wanted[plan.role] = after(plan, group, done)
+    for role in {plan.role for plan in plans}:
+        group = find_group(model, role)
+        operate(model.module, group, surgery_of(model, group), wanted[role])
+    model.record_surgery(wanted)
+
+
+def after(plan: Plan, group: BlockGroup, done: Surgery) -> Surgery:
+    """The state of a stack in state `done` once `plan` is carried out.
+
+    Raises:
+        DropError: another depth, blocks that are gone already, or a whole unit that would be torn.
+    """
+    gone = sorted(set(plan.dropped) - set(done.kept))
+    if plan.depth != done.depth or gone:
+        raise DropError(
+            f"{plan.role}: the plan is for {plan.depth} blocks and drops {list(plan.dropped)}; "
+            f"the stack keeps {list(done.kept)} of {done.depth}"
+        )
+    pinned = sorted(set(plan.dropped) & group.pinned)
+    torn = sorted(
+        b for b in done.kept if b not in plan.dropped and b // group.unit in {d // group.unit for d in plan.dropped}
+    )
+    if pinned or torn:
+        raise DropError(
+            f"{plan.role}: the plan drops pinned blocks {pinned} and tears {torn} from their units of {group.unit} blocks"
+        )
+    attention, mlp = set(done.without_attention), set(done.without_mlp)
+    kept = set(done.kept)
+    if plan.part == "block" and group.compact:
+        kept -= set(plan.dropped)
+    if plan.part == "attention" or (plan.part == "block" and not group.compact):
+        attention |= set(plan.dropped)
+    if plan.part == "mlp" or (plan.part == "block" and not group.compact):
+        mlp |= set(plan.dropped)
+    return Surgery(done.depth, tuple(sorted(kept)), tuple(sorted(attention & kept)), tuple(sorted(mlp & kept)))

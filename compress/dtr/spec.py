@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a pruned policy is recovered: plain settings, readable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from compress.settings import check_ranges, number
+
+
+@dataclass(frozen=True)
+class RecoverSpec:
+    """Settings of one recovery.
+
+    Attributes:
+        steps: optimizer steps (of the whole policy, if `compute_matched`).
+        batch_size: frames per step.
+        lr: peak learning rate.
+        method: `full` fine-tuning; `lora` on every linear layer, merged at the end.
+        lora_rank: rank of the update; its scale is 1 (alpha = rank).
+        distill: weight of the L1 error against the teacher's output for the same batch; 0 needs no teacher.
+        ema: decay of the averaged weights that are returned; 0 is none.
+        warmup: steps of linear warm-up.
+        schedule: of the learning rate after it.
+        compute_matched: take as many steps as cost what `steps` would have cost the whole policy (steps / FLOPs share).
+        bf16: compute in bfloat16; weights stay float32.
+        seed: of the batches and of the LoRA initialisation.
+        held_out: share of episodes that are never trained on and measure the action error.
+        weight_decay, clip: of AdamW on matrices, and of the gradient norm.
+        checkpoint_s: what a killed run loses at most [s].
+        log_every: steps between rows of the loss curve.
+    """
+
+    steps: int = number(400, low=1)
+    batch_size: int = number(16, low=1)
+    lr: float = number(3e-4, above=0.0)
+    method: Literal["full", "lora"] = "full"
+    lora_rank: int = number(16, low=1)
+    distill: float = number(0.0, low=0.0)
+    ema: float = number(0.99, low=0.0, high=0.999999)
+    warmup: int = number(20, low=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    compute_matched: bool = False
+    bf16: bool = True
+    seed: int = number(0, low=0)
+    held_out: float = number(0.1, above=0.0, high=0.9)
+    weight_decay: float = number(0.01, low=0.0)
+    clip: float = number(1.0, above=0.0)
+    checkpoint_s: float = number(30.0, low=0.0)
+    log_every: int = number(10, low=1)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.method not in ("full", "lora"):
+            raise ValueError(f"method is {self.method!r}, expected one of: full, lora")

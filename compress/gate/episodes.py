@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One episode: reset to the scene, let a policy act open loop chunk by chunk, say whether the goal was reached.
+
+An exception of the policy or of the simulator while it acts is a failure of that episode, the same for every arm. A
+scene that cannot even be reset says nothing about a policy: that is SimulatorBroken, and holds the gate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compress.gate.policies import PolicyLike, Privileged
+from runtime.contract.chunk import ActionChunk
+
+if TYPE_CHECKING:
+    from compress.sim.envs import TaskEnv
+
+STEP_S = 0.05
+STEP_NAMES = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
+Watch = Callable[[Mapping[str, np.ndarray]], None]
+
+
+class SimulatorBroken(RuntimeError):
+    """The simulator cannot start a scene: nothing was learned about any policy."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one episode; `actions` are the executed commands, each (7,)."""
+
+    success: bool
+    steps: int
+    queries: int
+    wall_s: float
+    infer_s: float
+    error: str
+    actions: tuple[tuple[float, ...], ...]
+
+
+@dataclass
+class _Tally:
+    success: bool = False
+    steps: int = 0
+    queries: int = 0
+    infer_s: float = 0.0
+
+
+def run_episode(
+    env: TaskEnv,
+    policy: PolicyLike,
+    state: int,
+    seed: int,
+    instruction: str,
+    max_steps: int,
+    open_loop: int,
+    past_success: bool = False,
+    watch: Watch | None = None,
+) -> Outcome:
+    """Runs one episode.
+
+    Args:
+        env: an environment of the task.
+        state, seed: stored initial state and reset seed of the scene.
+        instruction: the sentence that the policy is given.
+        max_steps: control steps before the episode has failed.
+        open_loop: rows of each chunk that are executed.
+        past_success: go on until the policy has nothing more to say (recordings).
+        watch: sees each observation that the policy is given, and the last one.
+
+    Raises:
+        SimulatorBroken: the scene could not be reset.
+    """
+    began = time.perf_counter()
+    try:
+        observation = env.reset(state, seed)
+    except Exception as error:
+        raise SimulatorBroken(
+            f"task {env.task.name!r}, state {state}, seed {seed}: {type(error).__name__}: {error}"
+        ) from error
+    tally, actions, cause = _Tally(), [], ""
+    looks = getattr(policy, "needs_images", True) or watch is not None
+    try:
+        if isinstance(policy, Privileged):
+            policy.attach(env)
+        while tally.steps < max_steps and not (tally.success and not past_success):
+            if watch is not None:
+                watch(observation)
+            asked = time.perf_counter()
+            tally.queries += 1
+            chunk = policy.infer(observation, instruction, tally.steps * STEP_S)
+            tally.infer_s += time.perf_counter() - asked
+            for command, last in _rows(chunk, min(open_loop, max_steps - tally.steps)):
+                actions.append(tuple(float(v) for v in command))
+                done = env.step(command, want_images=last and looks)
+                tally.steps, tally.success = tally.steps + 1, tally.success or done
+                if done and not past_success:
+                    break
+            else:
+                observation = env.observe() if looks else {"state": env.state}
+    except EndOfRecording:
+        pass
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"[:400]
+        tally.success = tally.success and past_success
+    if watch is not None:
+        _watch_the_end(env, watch)
+    return Outcome(
+        tally.success, tally.steps, tally.queries, time.perf_counter() - began, tally.infer_s, cause, tuple(actions)
+    )
+
+
+class EndOfRecording(Exception):
+    """A replay or script has nothing more to say: the episode ends as it stands, without an error."""
+
+
+class Replay:
+    """Blind: executes recorded commands whatever it is shown, a chunk at a time."""
+
+    needs_images = False
+
+    def __init__(self, actions: tuple[tuple[float, ...], ...], rows: int = 8) -> None:
+        self._actions, self._rows, self._next = (
+            np.asarray(actions, dtype=np.float32).reshape(-1, len(STEP_NAMES)),
+            rows,
+            0,
+        )
+
+    def infer(self, observation: Mapping[str, np.ndarray], instruction: str, stamp_s: float) -> ActionChunk:
+        """The next recorded rows."""
+        rows = self._actions[self._next : self._next + self._rows]
+        self._next += len(rows)
+        if not len(rows):
+            raise EndOfRecording
+        return ActionChunk(rows, stamp_s, STEP_S, STEP_NAMES)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class Script:
+    """The scripted expert of `compress.sim.expert`, one command per query, on the simulator's own state."""
+
+    needs_images = False
+
+    def attach(self, env: TaskEnv) -> None:
+        """A new episode begins in `env`."""
+        from compress.sim.expert import TaskExpert
+
+        self._expert = TaskExpert(env)
+
+    def infer(self, observation: Mapping[str, np.ndarray], instruction: str, stamp_s: float) -> ActionChunk:
+        """The next command."""
+        command = self._expert.act()
+        if command is None:
+            raise EndOfRecording
+        return ActionChunk(np.asarray(command, dtype=np.float32)[None], stamp_s, STEP_S, STEP_NAMES)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _rows(chunk: ActionChunk, count: int) -> list[tuple[np.ndarray, bool]]:
+    rows = chunk.values[:count]
+    return [(row, i == len(rows) - 1) for i, row in enumerate(rows)]
+
+
+def _watch_the_end(env: TaskEnv, watch: Watch) -> None:
+    """The last picture may not have been drawn: hold still for one step that is, after everything has been counted."""
+    try:
+        env.step(np.zeros(len(STEP_NAMES)), want_images=True)
+        watch(env.observe())
+    except Exception:
+        return

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recompute the verdict from the evidence alone: gate.json (plan) and episodes.parquet (rows). Needs no simulator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from compress.gate.floor import task_floors
+from compress.gate.judge import judge
+from compress.gate.plan import GatePlan
+from compress.gate.report import GATE_JSON, PARQUET
+from compress.gate.rows import EpisodeRow, RowKey
+from compress.gate.verdict import Verdict, unfit_for_proof, verdict_of
+
+
+class EvidenceMismatch(ValueError):
+    """gate.json claims what its own rows do not say."""
+
+
+def recheck(folder: Path) -> tuple[Verdict, str]:
+    """Verdict and reason as the rows in `folder` give them.
+
+    Raises:
+        EvidenceMismatch: gate.json says something else, or its evidence is incomplete.
+        PlanMismatch: the plan in gate.json was edited.
+    """
+    claimed = json.loads((folder / GATE_JSON).read_text())
+    if claimed.get("plan") is None:
+        if claimed.get("verdict") == Verdict.PROMOTE.value:
+            raise EvidenceMismatch(f"{folder / GATE_JSON} promotes without a plan")
+        return Verdict(claimed["verdict"]), str(claimed["reason"])
+    plan = GatePlan.from_json(claimed["plan"])
+    if plan.digest() != claimed["plan_digest"]:
+        raise EvidenceMismatch(f"plan digest is {plan.digest()}, gate.json says {claimed['plan_digest']}")
+    rows = read_parquet(folder / PARQUET)
+    floors = task_floors(plan, rows)
+    if floors is None:
+        raise EvidenceMismatch(f"{folder / PARQUET} has no complete screening")
+    verdict, reason = verdict_of(plan, floors, None if unfit_for_proof(plan, floors) else judge(plan, floors, rows))
+    if (verdict.value, reason) != (claimed["verdict"], claimed["reason"]):
+        found = f"the rows say {verdict.value} ({reason})"
+        raise EvidenceMismatch(f"{found}, gate.json says {claimed['verdict']} ({claimed['reason']})")
+    return verdict, reason
+
+
+def read_parquet(path: Path) -> dict[RowKey, EpisodeRow]:
+    """The rows of episodes.parquet (without recorded actions)."""
+    import pyarrow.parquet as pq
+
+    rows = [_row(line) for line in pq.read_table(path).to_pylist()]
+    return {row.key: row for row in rows}
+
+
+def _row(line: dict[str, Any]) -> EpisodeRow:
+    return EpisodeRow.from_json({**{k: v for k, v in line.items() if k not in ("place", "decided")}, "actions": ()})

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole gate: register the plan, screen the tasks, run the pairs until decided, probe, report.
+
+`promote` needs evidence; everything that is missing (simulator, assets, rows, a working baseline, tasks that prove
+something) is a `hold`. `error` is for what was asked wrongly: an artifact that cannot be read, a folder of another run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from compress.gate.episodes import SimulatorBroken
+from compress.gate.filmstrip import draw_filmstrips
+from compress.gate.floor import TaskFloor, recording_jobs, replay_jobs, screening_jobs, task_floors
+from compress.gate.jobs import Job, WorkerSetup
+from compress.gate.judge import Judgement, judge, pair_jobs
+from compress.gate.plan import GatePlan, PlanMismatch, SuiteTask, make_plan, register
+from compress.gate.policies import PolicySource, UnusablePolicy, artifact_source
+from compress.gate.report import GateReport, write_report
+from compress.gate.rows import EpisodeRow, RowLog, RowsDamaged
+from compress.gate.spec import GateSpec, GateSpecError
+from compress.gate.verdict import Verdict, unfit_for_proof, verdict_of
+from compress.gate.workers import WorkerPool
+
+ROWS, PLAN, LOCK = "episodes.jsonl", "plan.json", ".lock"
+DEFAULT_IMAGE_SIZE = 128
+
+
+class FolderBusy(RuntimeError):
+    """Another gate run writes into this folder."""
+
+
+@dataclass(frozen=True)
+class GateProgress:
+    """One finished episode: the phase, how many of it are done, how many it has at most, and the row."""
+
+    phase: str
+    done: int
+    total: int
+    row: EpisodeRow
+
+
+Progress = Callable[[GateProgress], None]
+
+
+def run_gate(
+    candidate: Path, baseline: Path, spec: GateSpec, folder: Path, progress: Progress | None = None
+) -> GateReport:
+    """Compare two artifact directories (drafts are welcome) and write the evidence into `folder`.
+
+    A run that was interrupted is continued by calling it again; finished episodes are never repeated.
+
+    Returns:
+        Verdict, reason, exit code (0 promote, 1 hold, 2 error); `folder` has gate.json, gate.md, episodes.parquet.
+    """
+    try:
+        arms = {"candidate": artifact_source(candidate, spec), "baseline": artifact_source(baseline, spec)}
+    except UnusablePolicy as error:
+        return write_report(folder, spec, Verdict.ERROR, str(error))
+    except ImportError as error:
+        return write_report(folder, spec, Verdict.HOLD, f"the simulator cannot start: {error}")
+    return gate_policies(arms["candidate"], arms["baseline"], spec, folder, progress)
+
+
+def gate_policies(
+    candidate: PolicySource, baseline: PolicySource, spec: GateSpec, folder: Path, progress: Progress | None = None
+) -> GateReport:
+    """`run_gate` for any two policy sources."""
+    arms = {"candidate": candidate, "baseline": baseline}
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder):
+            return _run(arms, spec, folder, progress)
+    except (SimulatorBroken, FileNotFoundError, ImportError) as error:  # assets, libero or a renderer are missing
+        verdict, reason = Verdict.HOLD, f"the simulator cannot start: {error}"
+    except (UnusablePolicy, PlanMismatch, GateSpecError, RowsDamaged, FolderBusy) as error:
+        verdict, reason = Verdict.ERROR, str(error)
+    return write_report(folder, spec, verdict, reason, arms)
+
+
+def _run(arms: dict[str, PolicySource], spec: GateSpec, folder: Path, progress: Progress | None) -> GateReport:
+    began = time.monotonic()
+    tasks = suite_tasks(spec)
+    size = _image_size(arms, spec)
+    plan = make_plan(replace(spec, image_size=size), tasks, {name: source.identity for name, source in arms.items()})
+    register(plan, folder / PLAN)
+    setup = WorkerSetup(spec.suite, str(spec.libero_assets or ""), size, spec.open_loop, spec.envs_per_worker, arms)
+    names = {task.index: task.name for task in tasks}
+    with ExitStack() as stack:
+        log = stack.enter_context(RowLog(folder / ROWS))
+        pool = stack.enter_context(WorkerPool(setup, spec.workers, spec.episode_timeout_s, folder / "logs", names))
+        run = _Run(plan, spec, log, pool, progress)
+        floors = run.screen()
+        judgement = None if unfit_for_proof(plan, floors) else run.compare(floors)
+        run.probe()
+        strips = draw_filmstrips(plan, judgement, log.rows, pool, folder, spec.filmstrips)
+        verdict, reason = verdict_of(plan, floors, judgement)
+        return write_report(
+            folder, spec, verdict, reason, arms, plan, floors, judgement, log.rows, strips, time.monotonic() - began
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    plan: GatePlan
+    spec: GateSpec
+    log: RowLog
+    pool: WorkerPool
+    progress: Progress | None
+
+    def screen(self) -> tuple[TaskFloor, ...]:
+        """Baseline and blind replay on the screening scenes."""
+        self._do("screen", [*recording_jobs(self.plan, self.log.rows), *screening_jobs(self.plan)])
+        while jobs := recording_jobs(self.plan, self.log.rows):
+            self._do("record", jobs)
+        self._do("floor", replay_jobs(self.plan, self.log.rows))
+        floors = task_floors(self.plan, self.log.rows)
+        if floors is None:
+            raise SimulatorBroken("screening rows are missing. Next: run the gate again, it continues where it stopped")
+        return floors
+
+    def compare(self, floors: tuple[TaskFloor, ...]) -> Judgement:
+        """Both policies on the pairs, in order, until decided or the budget is spent."""
+
+        def settled() -> bool:
+            return judge(self.plan, floors, self.log.rows).settled
+
+        if not settled():
+            self._do("pairs", pair_jobs(self.plan, floors), settled)
+        return judge(self.plan, floors, self.log.rows)
+
+    def probe(self) -> None:
+        """Both policies with another task's sentence."""
+        jobs = [
+            Job.of("wrong_instruction", policy, pair, self.plan.task(pair.task).max_steps, told=told)
+            for pair, told in self.plan.wrong
+            for policy in ("baseline", "candidate")
+        ]
+        self._do("wrong instruction", jobs)
+
+    def _do(self, phase: str, jobs: list[Job], stop: Callable[[], bool] = lambda: False) -> None:
+        left = [job for job in jobs if job.key not in self.log.rows]
+        done = len(jobs) - len(left)
+
+        def arrived(row: EpisodeRow) -> None:
+            nonlocal done
+            done += 1
+            self.log.append(row)
+            if self.progress is not None:
+                self.progress(GateProgress(phase, done, len(jobs), row))
+
+        self.pool.run(left, arrived, stop)
+
+
+def suite_tasks(spec: GateSpec) -> tuple[SuiteTask, ...]:
+    """The tasks of the spec. Raises GateSpecError, or what `open_suite` raises when the simulator is missing."""
+    from compress.sim.renderer import NoRenderer
+    from compress.sim.suites import UnknownTask, open_suite
+
+    try:
+        suite = open_suite(spec.suite, spec.libero_assets)
+        chosen = suite.tasks if spec.tasks is None else tuple(suite.task(key) for key in spec.tasks)
+    except UnknownTask as error:
+        raise GateSpecError(str(error)) from error
+    except NoRenderer as error:
+        raise SimulatorBroken(str(error)) from error
+    if len({task.index for task in chosen}) != len(chosen):
+        raise GateSpecError(f"`tasks` names a task twice: {[task.name for task in chosen]}")
+    return tuple(
+        SuiteTask(task.index, task.name, task.language, suite.n_initial_states(task), spec.max_steps or task.max_steps)
+        for task in sorted(chosen, key=lambda task: task.index)
+    )
+
+
+def _image_size(arms: dict[str, PolicySource], spec: GateSpec) -> int:
+    sizes = {name: source.image_size for name, source in arms.items() if source.image_size is not None}
+    if len(set(sizes.values())) > 1:
+        raise UnusablePolicy(f"the policies were made for images of {sizes} pixels, expected one size for both")
+    return spec.image_size or next(iter(sizes.values()), DEFAULT_IMAGE_SIZE)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with open(folder / LOCK, "wb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderBusy(
+                f"{folder} is in use by another gate run. Next: wait for it, or use another folder"
+            ) from error
+        yield

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Non-inferiority by betting: a paired e-process that may be looked at after every pair and still keeps its error rate.
+
+Each pair gives D = candidate - baseline in {-1, 0, +1}. "Pass" bets against the null "mean D <= -margin", "fail" bets
+against "mean D >= -margin"; under its null a wealth is a nonnegative supermartingale that starts at 1, so it reaches
+1/alpha with probability at most alpha, whenever one stops (Ville). Finite population: with N pairs shuffled once, the
+null mean is what the pairs not yet seen must still have, (-N margin - sum) / (N - n).
+Sources: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (JRSS-B 2024), sections 4
+and 5 (betting; sampling without replacement); Ville 1939.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+BETS = tuple(k / 9 for k in range(1, 9))  # fractions of the largest bet that cannot go bankrupt
+_TIE = 1e-9  # N * margin is a float: exhaustion decides only beyond rounding
+
+
+class Outcome(str, Enum):
+    """What the evidence so far says."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+
+
+class BadEvidence(ValueError):
+    """Differences that are not -1, 0 or +1, or a test without sense."""
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """The test, fixed before the first pair.
+
+    Attributes:
+        margin: the loss of success rate that is still accepted, in (0, 1).
+        alpha: probability of a false pass (and, separately, of a false fail), in (0, 0.5).
+        population: N when the pairs are N distinct ones in one random order; None for an endless stream.
+    """
+
+    margin: float
+    alpha: float
+    population: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.margin < 1.0:
+            raise BadEvidence(f"margin is {self.margin}, expected a rate between 0 and 1, such as 0.10")
+        if not 0.0 < self.alpha < 0.5:
+            raise BadEvidence(f"alpha is {self.alpha}, expected a probability between 0 and 0.5, such as 0.05")
+        if self.population is not None and self.population < 1:
+            raise BadEvidence(f"population is {self.population}, expected at least one pair, or None for a stream")
+
+    @property
+    def threshold(self) -> float:
+        """log(1 / alpha): the log wealth that decides."""
+        return float(-np.log(self.alpha))
+
+
+@dataclass(frozen=True, eq=False)
+class WealthPaths:
+    """Log wealth after each pair, `passing` and `failing`, float64 (runs, pairs); +inf is certainty."""
+
+    test: PairedTest
+    passing: Floats
+    failing: Floats
+
+    def decisions(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(outcome, pairs used) per run: +1 pass, -1 fail, 0 undecided (then all were used). First to arrive wins."""
+        runs, pairs = self.passing.shape
+        when = []
+        for wealth in (self.passing, self.failing):
+            hit = wealth >= self.test.threshold
+            when.append(
+                np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, pairs + 1) if pairs else np.ones(runs, dtype=np.int64)
+            )
+        good, bad = when
+        outcome = np.where((good <= pairs) & (good < bad), 1, np.where(bad <= pairs, -1, 0))
+        return outcome.astype(np.int64), np.minimum(np.minimum(good, bad), pairs).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer for one run of pairs, and how much evidence each side had when it fell."""
+
+    outcome: Outcome
+    pairs: int
+    log_e_pass: float
+    log_e_fail: float
+    path: tuple[tuple[float, float], ...]
+
+
+def wealth_paths(differences: ArrayLike, test: PairedTest) -> WealthPaths:
+    """Log wealths of both bets for many runs at once.
+
+    Args:
+        differences: (runs, pairs) of candidate minus baseline, each -1, 0 or +1, in the pre-registered order.
+        test: margin, alpha, population.
+
+    Raises:
+        BadEvidence: NaN, another value, another shape, or more pairs than the population has.
+    """
+    d = _checked(differences, test)
+    runs, pairs = d.shape
+    bets = np.asarray(BETS)
+    grow, shrink = np.zeros((runs, len(bets))), np.zeros((runs, len(bets)))
+    passing, failing = np.zeros((runs, pairs)), np.zeros((runs, pairs))
+    seen = np.zeros(runs)
+    for i in range(pairs):
+        mean = _null_mean(seen, i, test)
+        step = (d[:, i] - mean)[:, None]
+        grow += np.log1p(_largest(1.0 + mean, mean < 1.0)[:, None] * bets * step)
+        shrink += np.log1p(-_largest(1.0 - mean, mean > -1.0)[:, None] * bets * step)
+        seen += d[:, i]
+        passing[:, i], failing[:, i] = _average(grow), _average(shrink)
+        surplus = _surplus(seen, i + 1, test)
+        passing[:, i] = np.where(surplus[0] > _TIE, np.inf, passing[:, i])
+        failing[:, i] = np.where(surplus[1] < -_TIE, np.inf, failing[:, i])
+    return WealthPaths(test, passing, failing)
+
+
+def decide(differences: ArrayLike, test: PairedTest) -> Decision:
+    """The answer for one run, (pairs,) of -1, 0, +1 in the plan's order; pairs after the decision are ignored."""
+    paths = wealth_paths(np.asarray(differences, dtype=np.float64).reshape(1, -1), test)
+    outcome, used = (int(v[0]) for v in paths.decisions())
+    path = tuple((float(a), float(b)) for a, b in zip(paths.passing[0, :used], paths.failing[0, :used], strict=True))
+    last = path[-1] if path else (0.0, 0.0)
+    return Decision({1: Outcome.PASS, -1: Outcome.FAIL, 0: Outcome.UNDECIDED}[outcome], used, last[0], last[1], path)
+
+
+def _checked(differences: ArrayLike, test: PairedTest) -> Floats:
+    d = np.asarray(differences, dtype=np.float64)
+    if not np.isfinite(d).all():
+        raise BadEvidence(
+            f"differences hold {int((~np.isfinite(d)).sum())} values that are not finite, expected -1, 0 or +1"
+        )
+    if d.ndim != 2 or not np.isin(d, (-1.0, 0.0, 1.0)).all():
+        raise BadEvidence(
+            f"differences have shape {d.shape}, values {np.unique(d)[:5].tolist()}; expected (runs, pairs) of -1, 0, +1"
+        )
+    if test.population is not None and d.shape[1] > test.population:
+        raise BadEvidence(f"{d.shape[1]} pairs of a population of {test.population}: a pair was counted twice")
+    return d
+
+
+def _null_mean(seen: Floats, n: int, test: PairedTest) -> Floats:
+    """Mean that the pairs from index `n` on have if the whole is exactly at the margin."""
+    if test.population is None:
+        return np.full_like(seen, -test.margin)
+    return (-test.population * test.margin - seen) / (test.population - n)
+
+
+def _largest(room: Floats, sensible: NDArray[np.bool_]) -> Floats:
+    """The bet at which one worst pair would cost everything; 0 (no bet) where the null cannot be beaten."""
+    possible = sensible & (room > _TIE)
+    return np.where(possible, 1.0 / np.where(possible, room, 1.0), 0.0)
+
+
+def _average(log_wealth: Floats) -> Floats:
+    top = log_wealth.max(axis=1)
+    mean: Floats = top + np.log(np.exp(log_wealth - top[:, None]).mean(axis=1))
+    return mean
+
+
+def _surplus(seen: Floats, n: int, test: PairedTest) -> tuple[Floats, Floats]:
+    """(worst, best) total of the whole population, relative to the margin; of a stream: never certain."""
+    if test.population is None:
+        return np.full_like(seen, -np.inf), np.full_like(seen, np.inf)
+    rest, at_margin = test.population - n, test.population * test.margin
+    return seen - rest + at_margin, seen + rest + at_margin

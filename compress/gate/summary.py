@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers of a gate run as JSON data: paired comparison, per task, probe with wrong sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from compress.gate.floor import TaskFloor
+from compress.gate.intervals import mcnemar_exact, tango, wilson
+from compress.gate.judge import Judgement
+from compress.gate.plan import GatePlan
+from compress.gate.rows import EpisodeRow, RowKey
+
+Results = tuple[tuple[bool, bool], ...]
+
+
+def rate(successes: int, trials: int) -> dict[str, Any]:
+    """Count, rate and 95 % Wilson interval (fractions)."""
+    low, high = wilson(successes, trials)
+    return {
+        "successes": successes,
+        "trials": trials,
+        "rate": successes / trials if trials else None,
+        "wilson95": [low, high],
+    }
+
+
+def paired_summary(judgement: Judgement | None) -> dict[str, Any] | None:
+    """Evidence, table of pairs, rates and intervals of the pairs that the verdict rests on."""
+    if judgement is None:
+        return None
+    decision, test, results = judgement.decision, judgement.test, judgement.results
+    return {
+        "outcome": decision.outcome.value,
+        "margin": test.margin,
+        "alpha": test.alpha,
+        "population": test.population,
+        "pairs": len(results),
+        "budget": judgement.planned,
+        "missing": judgement.missing,
+        "threshold_log_e": test.threshold,
+        "log_e_pass": finite(decision.log_e_pass),
+        "log_e_fail": finite(decision.log_e_fail),
+        "path_log_e": [[finite(a), finite(b)] for a, b in decision.path],
+        **comparison(results),
+    }
+
+
+def comparison(results: Results) -> dict[str, Any]:
+    """Counts and intervals of (candidate, baseline) results; the intervals are for reading, they decide nothing."""
+    n = len(results)
+    lost = sum(baseline and not candidate for candidate, baseline in results)
+    gained = sum(candidate and not baseline for candidate, baseline in results)
+    return {
+        "candidate": rate(sum(candidate for candidate, _ in results), n),
+        "baseline": rate(sum(baseline for _, baseline in results), n),
+        "both": sum(candidate and baseline for candidate, baseline in results),
+        "lost": lost,
+        "gained": gained,
+        "neither": sum(not candidate and not baseline for candidate, baseline in results),
+        "difference": (gained - lost) / n if n else None,
+        "tango95": list(tango(lost, gained, n)),
+        "mcnemar_p": mcnemar_exact(lost, gained),
+    }
+
+
+def task_summaries(
+    plan: GatePlan | None, floors: tuple[TaskFloor, ...], judgement: Judgement | None
+) -> list[dict[str, Any]]:
+    """Per task: does it count, screening rates, and its share of the paired comparison."""
+    if plan is None:
+        return []
+    pairs = () if judgement is None else tuple(zip(judgement.pairs, judgement.results, strict=True))
+    by_task = {floor.task: floor for floor in floors}
+    lines = []
+    for task in plan.tasks:
+        floor = by_task.get(task.index)
+        results = tuple(result for pair, result in pairs if pair.task == task.index)
+        lines.append(
+            {
+                "task": task.index,
+                "name": task.name,
+                "sentence": task.sentence,
+                "counts": floor is not None and floor.counts,
+                "why": "not screened" if floor is None else floor.why,
+                "blind_floor": None if floor is None or not floor.recorded else rate(floor.blind, floor.scenes),
+                "screened_baseline": None if floor is None else rate(floor.baseline, floor.scenes),
+                "pairs": len(results),
+                **comparison(results),
+            }
+        )
+    return lines
+
+
+def wrong_instruction_summary(rows: Mapping[RowKey, EpisodeRow]) -> dict[str, Any]:
+    """Per policy: how often the original goal was reached although another sentence was given (expected: near 0)."""
+    out = {}
+    for policy in ("candidate", "baseline"):
+        asked = [row for row in rows.values() if row.arm == "wrong_instruction" and row.policy == policy]
+        out[policy] = rate(sum(row.success for row in asked), len(asked))
+    return out
+
+
+def steps_summary(rows: Mapping[RowKey, EpisodeRow]) -> dict[str, Any]:
+    """Per policy: median control steps of its successful episodes, median seconds of one query on this machine."""
+    out = {}
+    for arm in ("candidate", "baseline"):
+        mine = [row for row in rows.values() if row.arm == arm]
+        steps = [row.steps for row in mine if row.success]
+        queries = [row.infer_s / row.queries for row in mine if row.queries]
+        out[arm] = {
+            "steps_to_success": median(steps) if steps else None,
+            "query_s": median(queries) if queries else None,
+        }
+    return out
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity: None stands for "certain"."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every probe shares: find the stack, leave the model as it was, walk over the batches, name bad samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.models.base import Batch, BlockGroup, ModelError, Surgery, VlaModel
+from compress.scores import PARTS, Progress, Reduce, ScoreError, Scores, Subject, from_samples
+
+Measure = Callable[[Batch, int], "tuple[Tensor, Tensor | None]"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One metric about to read calibration batches.
+
+    Attributes:
+        metric: its name.
+        model: left as it was.
+        batches: calibration batches with actions.
+        role, part: what is scored.
+        progress: called with batches done, batches in all (0 if unknown) and a text.
+        trainable: the only parameters that get gradients.
+        reduce: (samples, blocks) -> (blocks,); the mean by default.
+        extra: passed on to the scores.
+    """
+
+    metric: str
+    model: VlaModel
+    batches: Iterable[Batch]
+    role: str
+    part: str
+    progress: Progress | None = None
+    trainable: Iterable[nn.Parameter] = ()
+    reduce: Reduce | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, measure: Measure) -> Scores:
+        """Collect what `measure(batch, number)` says: values (B, blocks), and their rounding noise or None.
+
+        Raises:
+            ScoreError: a value is NaN or infinite (the message names the samples), no samples, or a sample twice.
+        """
+        subject = subject_of(self.model, self.role, self.part)
+        total = len(self.batches) if isinstance(self.batches, Sized) else 0
+        rows, doubts, ids = [np.zeros((0, len(subject.blocks)))], [np.zeros((0, len(subject.blocks)))], list[str]()
+        start = time.perf_counter()
+        with quiet(self.model.module, self.trainable):
+            for number, batch in enumerate(self.batches):
+                values, noise = measure(batch.to(device_of(self.model.module)), number)
+                require_finite(values, batch, f"{self.metric} scores of {self.role}")
+                rows.append(values.detach().double().cpu().numpy())
+                doubts.append(np.zeros_like(rows[-1]) if noise is None else noise.detach().double().cpu().numpy())
+                ids += batch.sample_ids
+                if self.progress is not None:
+                    self.progress(number + 1, total, f"{self.metric} {self.role}")
+        wall = time.perf_counter() - start
+        return from_samples(
+            self.metric, subject, np.concatenate(rows), ids, wall, np.concatenate(doubts), self.reduce, self.extra
+        )
+
+
+def find_group(model: VlaModel, role: str) -> BlockGroup:
+    """The group of that role.
+
+    Raises:
+        ModelError: the model has no such stack.
+    """
+    for group in model.groups:
+        if group.role == role:
+            return group
+    raise ModelError(f"{model.family} has no stack {role!r}; it has: {', '.join(g.role for g in model.groups)}")
+
+
+def subject_of(model: VlaModel, role: str, part: str) -> Subject:
+    """What a metric is about to score.
+
+    Raises:
+        ScoreError: unknown part.
+        ModelError: unknown role.
+    """
+    if part not in PARTS:
+        raise ScoreError(f"part is {part!r}, expected one of: {', '.join(PARTS)}")
+    group = find_group(model, role)
+    record = surgery_of(model, group)
+    return Subject(role, part, record.depth, record.kept, group.unit, tuple(sorted(group.pinned)), model.identity())
+
+
+def surgery_of(model: VlaModel, group: BlockGroup) -> Surgery:
+    """What was removed from the stack so far."""
+    return model.surgery.get(group.role, Surgery.none(len(group.stack(model.module))))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters are."""
+    return next(module.parameters()).device
+
+
+@contextmanager
+def quiet(module: nn.Module, trainable: Iterable[nn.Parameter] = ()) -> Iterator[None]:
+    """Evaluation mode, and gradients only for `trainable`; both are put back as they were, also after an error."""
+    modes = [(child, child.training) for child in module.modules()]
+    wishes = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    chosen = {id(parameter) for parameter in trainable}
+    try:
+        module.eval()
+        for parameter, _ in wishes:
+            parameter.requires_grad_(id(parameter) in chosen)
+        yield
+    finally:
+        for parameter, wish in wishes:
+            parameter.requires_grad_(wish)
+        for child, mode in modes:
+            child.training = mode
+
+
+def require_finite(values: Tensor, batch: Batch, what: str) -> None:
+    """Raise a ScoreError that names the samples whose values, (B, ...), are NaN or infinite."""
+    good = torch.isfinite(values.detach()).reshape(len(batch), -1).all(dim=1).tolist()
+    bad = [name for name, fine in zip(batch.sample_ids, good, strict=True) if not fine]
+    if bad:
+        raise ScoreError(
+            f"NaN or infinity in the {what} for samples {', '.join(bad)}: check their images, states and actions, "
+            "or leave them out"
+        )

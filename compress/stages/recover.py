@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tune the pruned policy until it works again; an interrupted training goes on where it stopped."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from compress.recipe import Recipe
+from compress.run_dir import Result
+from compress.stages.context import Context, sections
+from compress.stages.drop import MODEL
+
+REPORT = "recovery.json"
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """Model (the teacher) and recovery."""
+    return sections(recipe, "model", "recover")
+
+
+def run(ctx: Context) -> Result:
+    """Write the recovered checkpoint to `model/`, and `recovery.json`."""
+    from compress.dtr.recover import recover
+    from compress.stages.data import load
+    from compress.stages.device import placed
+
+    family, spec = ctx.recipe.model.family, ctx.recipe.recover
+    model = placed(family, ctx.of("drop") / MODEL)
+    teacher = placed(family, ctx.recipe.model.checkpoint) if spec.distill or spec.compute_matched else None
+    with ctx.bar("recover", spec.steps) as report:
+        done = recover(model, load(ctx), spec, ctx.work, teacher, report)
+    model.module.to("cpu")
+    model.save(ctx.folder / MODEL)
+    shutil.copyfile(ctx.work / REPORT, ctx.folder / REPORT)
+    facts = {
+        "steps": done.steps,
+        "loss_before": round(done.loss_before, 5),
+        "loss_after": round(done.loss_after, 5),
+        "resumed_at": done.resumed_at,
+    }
+    return Result([ctx.folder / MODEL, ctx.folder / REPORT], facts, identity=done.identity_after)

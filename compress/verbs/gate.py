@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`compress gate`: of a recipe, or of two artifacts given by hand."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from compress.verbs.answer import ERROR, HOLD, OK, Answer, Verbs, add_recipe, add_verb, progress
+from compress.verbs.run import answer_for
+
+# options that replace a default of GateSpec; None leaves it
+NUMBERS: dict[str, type] = {"pairs": int, "states": int, "margin": float, "alpha": float, "workers": int, "order_seed": int, "env_seed": int}
+
+
+def add_parser(verbs: Verbs) -> None:
+    """`gate`."""
+    parser = add_verb(verbs, "gate", _gate, "prove in simulation that the compressed policy is not worse: exit 0 promote, 1 hold, 2 error")
+    add_recipe(parser, optional=True)
+    parser.add_argument("--candidate", type=Path, metavar="DIR", help="artifact to judge; replaces RECIPE")
+    parser.add_argument("--baseline", type=Path, metavar="DIR", help="artifact to compare it with")
+    parser.add_argument("--suite", help="simulated tasks (default: dropgate_tabletop)")
+    parser.add_argument("--tasks", metavar="TASK,TASK", help="names or indices (default: all of the suite)")
+    for name, kind in NUMBERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"the gate's `{name}`")
+    parser.add_argument("--libero-assets", type=Path, metavar="DIR", help="LIBERO's assets, for its own suites")
+    parser.add_argument("--force", action="store_true", help="with RECIPE: run the gate again from the start")
+
+
+def _gate(options: argparse.Namespace) -> Answer:
+    from compress.settings import SettingsError
+
+    by_hand = options.candidate is not None or options.baseline is not None
+    given = [n for n in ("suite", "tasks", "libero_assets", *NUMBERS) if getattr(options, n) is not None]
+    if options.recipe is not None and (by_hand or given):
+        raise SettingsError(f"give RECIPE alone, or --candidate and --baseline: the recipe has its own gate section ({', '.join(given) or 'artifacts'})")
+    if options.recipe is not None:
+        return answer_for(options, "gate", ["gate"] if options.force else [])[1]
+    if options.candidate is None or options.baseline is None:
+        raise SettingsError("gate needs RECIPE, or both --candidate DIR and --baseline DIR")
+    return _two_artifacts(options, given)
+
+
+def _two_artifacts(options: argparse.Namespace, given: list[str]) -> Answer:
+    from compress.gate.sim_gate import run_gate
+    from compress.gate.spec import GateSpec
+    from compress.stages.gate import tally
+
+    values: dict[str, Any] = {name: getattr(options, name) for name in given}
+    if "tasks" in values:
+        values["tasks"] = tuple(int(t) if t.isdigit() else t for t in values["tasks"].split(","))
+    folder = (options.output or Path("runs/gate")).absolute()
+    options.resume_folder = folder
+    with progress(options).bar("gate", 0) as bar:
+        report = run_gate(options.candidate, options.baseline, GateSpec(**values), folder, tally(bar))
+    verdict = report.verdict.value
+    data = {"verdict": verdict, "reason": report.reason, "folder": str(folder), "gate": dict(report.data)}
+    code = {"promote": OK, "hold": HOLD}.get(verdict, ERROR)
+    return Answer(code, data, [f"{verdict}: {report.reason}", *([] if code == ERROR else [f"evidence: {folder}"])])

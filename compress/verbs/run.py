@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`compress run RECIPE`, and one verb for every stage that can be asked for by itself (it does what is missing before)."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from compress.verbs.answer import HOLD, OK, Answer, Verbs, add_recipe, add_verb, progress
+
+if TYPE_CHECKING:
+    from compress.pipeline import Outcome
+
+STAGE_VERBS = {
+    "probe": "score the blocks (and whatever must come before)",
+    "plan": "choose the blocks that stay, and show the map",
+    "drop": "write the pruned checkpoint",
+    "recover": "fine-tune the pruned checkpoint; resumable",
+    "export": "write and time the two draft artifacts",
+}
+
+
+def add_parsers(verbs: Verbs) -> None:
+    """`run` and the stages."""
+    run = add_verb(verbs, "run", _run, "do every stage of a recipe that is not done yet: from checkpoint to sealed artifact")
+    add_recipe(run)
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--force", metavar="STAGE", action="append", default=[], help="do this stage again from the start; may be given twice")
+    for name, about in STAGE_VERBS.items():
+        stage = add_verb(verbs, name, _stage, about)
+        add_recipe(stage)
+        stage.set_defaults(until=name)
+        stage.add_argument("--force", action="store_true", help="do it again from the start")
+        if name == "plan":
+            stage.add_argument("--keep", metavar="N,N", help="also show the maps for these numbers of blocks; changes nothing")
+
+
+def answer_for(options: argparse.Namespace, until: str | None, force: list[str]) -> tuple[Outcome, Answer]:
+    """Run the recipe and say what happened."""
+    from compress.pipeline import run_recipe
+    from compress.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe)
+    if options.output is not None:
+        recipe = replace(recipe, output=options.output.absolute())
+    options.resume_folder = recipe.folder  # for the message after Ctrl-C
+    outcome = run_recipe(recipe, until, force, progress(options))
+    verdict = outcome.facts("gate").get("verdict")
+    data: dict[str, Any] = {
+        "folder": str(outcome.folder),
+        "done": list(outcome.done),
+        "verdict": verdict,
+        "artifact": outcome.facts("seal").get("artifact"),
+        "stages": {r.stage: {"seconds": r.seconds, "key": r.key, "facts": dict(r.facts)} for r in outcome.receipts},
+    }
+    return outcome, Answer(HOLD if verdict == "hold" else OK, data, _lines(outcome))
+
+
+def _run(options: argparse.Namespace) -> Answer:
+    return answer_for(options, options.until, options.force)[1]
+
+
+def _stage(options: argparse.Namespace) -> Answer:
+    outcome, answer = answer_for(options, options.until, [options.until] if options.force else [])
+    if not getattr(options, "keep", None):
+        return answer
+    maps = _what_if(outcome, options.keep)
+    return replace(answer, data={**answer.data, "what_if": maps}, lines=[*answer.lines, *maps])
+
+
+def _what_if(outcome: Outcome, keep: str) -> list[str]:
+    """Kept-block maps for other amounts, from the same scores."""
+    from compress.plan import PlanSpec, make_plan
+    from compress.settings import SettingsError
+    from compress.stages.probe import SCORES, load_scores
+
+    if not all(part.strip().isdigit() for part in keep.split(",")):
+        raise SettingsError(f"--keep is {keep!r}, expected numbers of blocks such as 8,6,4")
+    every = load_scores(outcome.folder / "probe" / SCORES)
+    counts = [int(part) for part in keep.split(",")]
+    return [make_plan(s, PlanSpec(s.subject.role, s.subject.part, keep=n)).map_text() for s in every for n in counts]
+
+
+def _lines(outcome: Outcome) -> list[str]:
+    gate, seal, export = outcome.facts("gate"), outcome.facts("seal"), outcome.facts("export")
+    lines = [str(line) for line in outcome.facts("plan").get("map", [])]
+    if export:
+        lines.append(f"graph            {export['graph_p50_ms']} ms, {export['graph_speedup']} x the uncompressed one")
+    if gate:
+        lines.append(f"verdict          {gate['verdict']}: {gate['reason']}")
+    if seal:
+        lines.append(f"artifact         {seal['artifact']}")
+    last = outcome.receipts[-1].stage if outcome.receipts else "nothing"
+    if not outcome.done:
+        return [f"nothing to do: {outcome.folder} is complete up to `{last}`", *lines]
+    return [f"done: {', '.join(outcome.done)} in {outcome.folder}", *lines]
