@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import enum
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -80,10 +81,8 @@ def from_plain(cls: type[Any], data: Any, where: str = "") -> Any:
             raise SettingsError(f"`{path}` is missing, expected {_expected(hints[item.name])}")
     try:
         return cls(**values)
-    except SettingsError as error:
-        raise SettingsError(f"in `{where}`: {error}" if where else str(error)) from error
     except (ValueError, TypeError, RuntimeError) as error:  # a stage's own dataclass has its own error class
-        raise SettingsError(f"in `{where}`: {error}") from error
+        raise SettingsError(_placed(str(error), where)) from error
 
 
 def to_plain(value: Any) -> Any:
@@ -160,6 +159,14 @@ def _convert_scalar(wanted: Any, value: Any, path: str) -> Any:
 
 def _names(cls: type[Any]) -> list[str]:
     return [item.name for item in dataclasses.fields(cls) if item.init]
+
+
+def _placed(message: str, where: str) -> str:
+    """A message of the dataclass itself, which knows only its own keys, with the dotted path in front."""
+    if not where:
+        return message
+    placed = re.sub(r"^`(\w+)`", rf"`{where}.\1`", message)
+    return placed if placed != message else f"in `{where}`: {message}"
 
 
 def _dotted(where: str, key: str) -> str:

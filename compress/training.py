@@ -127,8 +127,15 @@ class Trainer:
         self.step = 0
         self.rows: list[dict[str, float]] = []
 
-    def run(self, loss_fn: LossFn = action_loss, on_step: OnStep | None = None) -> list[dict[str, float]]:
+    def run(
+        self, loss_fn: LossFn = action_loss, on_step: OnStep | None = None, until: int | None = None
+    ) -> list[dict[str, float]]:
         """Train to the last step and leave the averaged weights in the model.
+
+        Args:
+            loss_fn: scalar loss of a batch.
+            on_step: called with step, loss and learning rate.
+            until: end after this step although the schedule goes on; the checkpoint can be taken further.
 
         Returns:
             The loss curve, rows of step, loss and lr.
@@ -142,9 +149,10 @@ class Trainer:
         self.model.module.train()
         saved = time.monotonic()
         try:
-            while self.step < self.settings.steps:
+            last = self.settings.steps if until is None else min(until, self.settings.steps)
+            while self.step < last:
                 loss = self._one_step(loss_fn)
-                if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
+                if self.step % self.settings.log_every == 0 or self.step == last:
                     self.rows.append({"step": self.step, "loss": loss, "lr": self.settings.lr_at(self.step - 1)})
                 if on_step is not None:
                     on_step(self.step, loss, self.settings.lr_at(self.step - 1))

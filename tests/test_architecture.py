@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import shutil
 import subprocess
@@ -32,11 +33,16 @@ def sources(*folders: str) -> Iterator[Path]:
         yield from sorted(path for path in found if not built & set(path.relative_to(REPO / folder).parts))
 
 
+@functools.cache
+def parsed(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def nodes(*folders: str) -> Iterator[tuple[str, ast.AST]]:
     """Every syntax node of the folders' files, with `path:line` for messages."""
     for path in sources(*folders):
         name = path.relative_to(REPO).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in parsed(path):
             yield f"{name}:{getattr(node, 'lineno', 0)}", node
 
 
@@ -116,10 +122,10 @@ def test_exceptions_still_exist() -> None:
 def edits_sys_path(node: ast.AST) -> bool:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         return node.func.attr in LIST_EDITS and ast.unparse(node.func.value) == "sys.path"
-    targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [getattr(node, "target", node)]
-    return isinstance(node, ast.Assign | ast.AugAssign | ast.Delete) and any(
-        ast.unparse(target).startswith("sys.path") for target in targets
-    )
+    if not isinstance(node, ast.Assign | ast.AugAssign | ast.Delete):
+        return False
+    targets = [node.target] if isinstance(node, ast.AugAssign) else node.targets
+    return any(ast.unparse(target).startswith("sys.path") for target in targets)
 
 
 def test_sys_path_is_never_edited() -> None:
@@ -148,7 +154,8 @@ def test_nothing_is_unpickled() -> None:
 def test_torch_load_takes_weights_only() -> None:
     found = []
     for where, node in nodes(*SHIPPED, "tests"):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+        call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load"
+        if call and ast.unparse(node.func) == "torch.load":
             given = {item.arg: item.value for item in node.keywords}.get("weights_only")
             if not (isinstance(given, ast.Constant) and given.value is True):
                 found.append(where)
@@ -159,7 +166,9 @@ def test_every_file_names_its_licence_and_purpose() -> None:
     for path in sources(*SHIPPED):
         text = path.read_text(encoding="utf-8")
         assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n"), path
-        assert ast.get_docstring(ast.parse(text)), f"{path} says nothing of its purpose"
+        module = parsed(path)[0]
+        assert isinstance(module, ast.Module)
+        assert ast.get_docstring(module), f"{path} says nothing of its purpose"
 
 
 def loaded_after(code: str) -> list[str]:

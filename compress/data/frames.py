@@ -64,7 +64,7 @@ class FrameArrays:
         )
 
     def split(self, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frame indices for training and held out, by whole episodes; at least one episode is held out if `held_out` > 0."""
+        """Frame indices (training, held out), by whole episodes; at least one is held out if `held_out` > 0."""
         episodes = np.random.default_rng(seed).permutation(len(self.names))
         count = max(1, round(held_out * len(episodes))) if held_out > 0 else 0
         out = np.isin(self.episode, episodes[:count])
@@ -82,7 +82,15 @@ class Collator(Protocol):
 class FrameSource:
     """Shuffled epochs over chosen frames; implements `compress.training.BatchSource`."""
 
-    def __init__(self, arrays: FrameArrays, model: Collator, horizon: int, batch_size: int, seed: int, frames: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        arrays: FrameArrays,
+        model: Collator,
+        horizon: int,
+        batch_size: int,
+        seed: int,
+        frames: np.ndarray | None = None,
+    ) -> None:
         """Serve `frames` of `arrays` (all by default) in batches of `batch_size`.
 
         Raises:
@@ -92,7 +100,9 @@ class FrameSource:
         self.frames = np.arange(len(arrays)) if frames is None else frames
         self.per_epoch = len(self.frames) // batch_size
         if self.per_epoch == 0:
-            raise ValueError(f"{len(self.frames)} frames do not fill one batch of {batch_size}: use more demonstrations or a smaller batch")
+            raise ValueError(
+                f"{len(self.frames)} frames do not fill one batch of {batch_size}: use more demonstrations or a smaller batch"
+            )
         self._epoch, self._order = -1, self.frames
 
     def batch(self, step: int) -> Any:

@@ -184,8 +184,9 @@ def _files(path: Path) -> list[Path]:
 def _episodes(path: Path, drop_noops: bool) -> list[Episode]:
     task = path.stem.removesuffix(_SUFFIX)
     with opened(path) as file:
-        sentence, found = instruction_of(path, file), []
-        for name in demo_names(path, file):
+        names, sentence = demo_names(path, file), instruction_of(path, file)
+        found = []
+        for name in names:
             demo = file["data"][name]
             states, actions = low_dimensional(path, name, demo)
             keep = _moving(actions) if drop_noops else np.arange(len(actions))

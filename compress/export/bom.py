@@ -7,6 +7,7 @@ closure of the packages that the manifest names, as installed here.
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -71,6 +72,7 @@ def closure(roots: Iterable[PackageVersion]) -> dict[str, tuple[str, tuple[str, 
     return {name: (version, tuple(n for n in needs if n in known)) for name, (version, needs) in sorted(found.items())}
 
 
+@functools.cache
 def _requirements(name: str) -> tuple[str, ...]:
     """Names that the installed distribution requires on this platform, without extras."""
     parsed = (Requirement(text) for text in metadata.requires(name) or ())
@@ -86,8 +88,14 @@ def _purl(name: str, version: str) -> str:
 def _library(name: str, version: str) -> dict[str, Any]:
     purl = _purl(name, version)
     made: dict[str, Any] = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
-    licences = metadata.metadata(name).get_all("License-Expression") if installed(name) == version else None
-    return {**made, "licenses": [{"expression": licences[0]}]} if licences else made
+    licence = _licence(name) if installed(name) == version else None
+    return made if licence is None else {**made, "licenses": [{"expression": licence}]}
+
+
+@functools.cache
+def _licence(name: str) -> str | None:
+    """The SPDX expression that the installed distribution declares, if it declares one."""
+    return next(iter(metadata.metadata(name).get_all("License-Expression") or ()), None)
 
 
 def _file(entry: FileEntry) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 """One `ExportStage` -> one ONNX file with external weights: float32, static shapes, opset 20, always the same bytes.
 
 Chosen: `torch.onnx.export(dynamo=True)` at opset 20 (native GELU, no `Attention` node, whose float32 form TensorRT
-cannot build). Rejected: the TorchScript exporter, which fails on most stock VLA modules. Node metadata holds Python stack
-traces with absolute paths, so all metadata is stripped; what remains is the identity that the caller gives.
+cannot build). Rejected: the TorchScript exporter, which fails on most stock VLA modules. Node metadata holds Python
+stack traces with absolute paths, so all metadata is stripped; what remains is the caller's identity.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +48,7 @@ class _Tally:
     steps: int = 0
     queries: int = 0
     infer_s: float = 0.0
+    actions: list[tuple[float, ...]] = field(default_factory=list)
 
 
 def run_episode(
@@ -82,7 +83,7 @@ def run_episode(
         raise SimulatorBroken(
             f"task {env.task.name!r}, state {state}, seed {seed}: {type(error).__name__}: {error}"
         ) from error
-    tally, actions, cause = _Tally(), [], ""
+    tally, cause = _Tally(), ""
     looks = getattr(policy, "needs_images", True) or watch is not None
     try:
         if isinstance(policy, Privileged):
@@ -94,13 +95,8 @@ def run_episode(
             tally.queries += 1
             chunk = policy.infer(observation, instruction, tally.steps * STEP_S)
             tally.infer_s += time.perf_counter() - asked
-            for command, last in _rows(chunk, min(open_loop, max_steps - tally.steps)):
-                actions.append(tuple(float(v) for v in command))
-                done = env.step(command, want_images=last and looks)
-                tally.steps, tally.success = tally.steps + 1, tally.success or done
-                if done and not past_success:
-                    break
-            else:
+            commands = chunk.values[: min(open_loop, max_steps - tally.steps)]
+            if _execute(env, commands, looks, past_success, tally):
                 observation = env.observe() if looks else {"state": env.state}
     except EndOfRecording:
         pass
@@ -110,7 +106,13 @@ def run_episode(
     if watch is not None:
         _watch_the_end(env, watch)
     return Outcome(
-        tally.success, tally.steps, tally.queries, time.perf_counter() - began, tally.infer_s, cause, tuple(actions)
+        tally.success,
+        tally.steps,
+        tally.queries,
+        time.perf_counter() - began,
+        tally.infer_s,
+        cause,
+        tuple(tally.actions),
     )
 
 
@@ -164,9 +166,15 @@ class Script:
         """Nothing to free."""
 
 
-def _rows(chunk: ActionChunk, count: int) -> list[tuple[np.ndarray, bool]]:
-    rows = chunk.values[:count]
-    return [(row, i == len(rows) - 1) for i, row in enumerate(rows)]
+def _execute(env: TaskEnv, commands: np.ndarray, looks: bool, past_success: bool, tally: _Tally) -> bool:
+    """Executes commands (n, 7), drawing only in the last step; False once the goal ended the episode."""
+    for i, command in enumerate(commands):
+        tally.actions.append(tuple(float(v) for v in command))
+        done = env.step(command, want_images=looks and i == len(commands) - 1)
+        tally.steps, tally.success = tally.steps + 1, tally.success or done
+        if done and not past_success:
+            return False
+    return True
 
 
 def _watch_the_end(env: TaskEnv, watch: Watch) -> None:

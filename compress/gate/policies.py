@@ -24,7 +24,7 @@ class UnusablePolicy(ValueError):
 
 
 class PolicyLike(Protocol):
-    """What the gate asks of a policy; `runtime.inference.policy.Policy` is one."""
+    """What the gate asks of a policy; `runtime.inference.policy.Policy` is one. `needs_images = False` saves time."""
 
     def infer(self, observation: Mapping[str, np.ndarray], instruction: str, stamp_s: float) -> ActionChunk:
         """Commands for `instruction`, given the observation taken at `stamp_s` [s]."""

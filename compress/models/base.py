@@ -57,7 +57,9 @@ class BlockGroup:
         """The block list of this group inside `module`."""
         found = module.get_submodule(self.blocks)
         if not isinstance(found, nn.ModuleList):
-            raise ModelError(f"{self.role}: `{self.blocks}` is a {type(found).__name__}, expected a ModuleList of blocks")
+            raise ModelError(
+                f"{self.role}: `{self.blocks}` is a {type(found).__name__}, expected a ModuleList of blocks"
+            )
         return found
 
 
@@ -177,7 +179,7 @@ class VlaModel(Protocol):
         ...
 
     def side_files(self) -> Mapping[str, bytes]:
-        """What the robot needs beside the graph, by artifact file name: `tokenizer.json`, `normalization.safetensors`."""
+        """What the robot needs beside the graph, by file name: `tokenizer.json`, `normalization.safetensors`."""
         ...
 
     def save(self, folder: Path) -> None:

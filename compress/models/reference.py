@@ -1,14 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference VLA: a small policy of OpenVLA-OFT's kind, built from transformers' own classes.
-
-    two cameras -> SigLIP tower -> 2x2 patch merge + projector --+
-    proprioception -> projector ---------------------------------+-> Llama blocks (bidirectional) -> L1 head -> chunk
-    BPE prompt -> token embeddings ------------------------------+
-    one learned placeholder per step of the chunk ---------------+
-
-Parallel decoding and the L1 head follow OpenVLA-OFT (arXiv 2502.19645). Deviations, for the sake of two CPU cores: one
-placeholder per chunk step (theirs: one per step and dimension), learned placeholder embeddings (theirs: zeros).
-"""
+"""The reference VLA as a `VlaModel`: a small policy of OpenVLA-OFT's kind (its network is `reference_module`)."""
 
 from __future__ import annotations
 
@@ -19,113 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel, SiglipVisionConfig, SiglipVisionModel
 
 from compress.data.samples import Sample
 from compress.models import reference_files, reference_specs
 from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
 from compress.models.reference_config import ReferenceConfig
+from compress.models.reference_module import INPUTS, ReferenceModule
 from compress.models.surgery import operate
 from runtime.contract.normalization import Normalizers
 from runtime.inference.tokenizer import PromptTokenizer
-
-INPUTS = ("pixels", "input_ids", "attention_mask", "state")
-
-
-def _llama(config: ReferenceConfig) -> LlamaModel:
-    c = config.language
-    return LlamaModel(
-        LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=c.width,
-            intermediate_size=c.mlp_width,
-            num_hidden_layers=c.depth,
-            num_attention_heads=c.heads,
-            num_key_value_heads=c.heads,
-            max_position_embeddings=512,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            use_cache=False,
-            attn_implementation="sdpa",
-        )
-    )
-
-
-def _siglip(config: ReferenceConfig) -> SiglipVisionModel:
-    c = config.vision
-    return SiglipVisionModel(
-        SiglipVisionConfig(
-            hidden_size=c.width,
-            intermediate_size=c.mlp_width,
-            num_hidden_layers=c.depth,
-            num_attention_heads=c.heads,
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            vision_use_head=False,
-            attn_implementation="sdpa",
-        )
-    )
-
-
-class ReferenceModule(nn.Module):
-    """pixels, ids, mask, state -> normalised chunk; this is the exported graph."""
-
-    def __init__(self, config: ReferenceConfig) -> None:
-        super().__init__()
-        self.config = config
-        width, merged = config.language.width, 4 * config.vision.width
-        self.vision = _siglip(config)
-        self.projector = nn.Sequential(nn.LayerNorm(merged), nn.Linear(merged, width), nn.GELU(), nn.Linear(width, width))
-        self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), 1, width) * 0.02)
-        self.state_projector = nn.Sequential(nn.Linear(config.state_dim, width), nn.GELU(), nn.Linear(width, width))
-        self.placeholders = nn.Parameter(torch.randn(config.horizon, width) * 0.02)
-        self.language = _llama(config)
-        self.head = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, config.action_dim)
-        )
-
-    def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> Tensor:
-        """Decode the whole chunk in one pass.
-
-        Args:
-            pixels: (B, C, 3, H, W) float, normalised; camera order as in the configuration.
-            input_ids: (B, T) int64, right-padded.
-            attention_mask: (B, T) int64, 1 where a token is real.
-            state: (B, S) float, normalised.
-
-        Returns:
-            (B, horizon, A) float, normalised actions.
-        """
-        batch = pixels.shape[0]
-        images = self._see(pixels)  # (B, C * N, W)
-        proprio = self.state_projector(state).unsqueeze(1)  # (B, 1, W)
-        words = self.language.embed_tokens(input_ids)  # (B, T, W)
-        slots = self.placeholders.expand(batch, -1, -1)  # (B, H, W)
-        tokens = torch.cat([images, proprio, words, slots], dim=1)
-        seen = torch.cat(
-            [
-                torch.ones(batch, images.shape[1] + 1, dtype=torch.bool, device=pixels.device),
-                attention_mask.bool(),
-                torch.ones(batch, slots.shape[1], dtype=torch.bool, device=pixels.device),
-            ],
-            dim=1,
-        )
-        # Every token sees every real token, forwards and backwards.
-        blocked = torch.zeros_like(seen, dtype=tokens.dtype).masked_fill(~seen, torch.finfo(tokens.dtype).min)
-        mask = blocked[:, None, None, :].expand(batch, 1, tokens.shape[1], tokens.shape[1])
-        hidden = self.language(inputs_embeds=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-        return self.head(hidden[:, -self.config.horizon :])
-
-    def _see(self, pixels: Tensor) -> Tensor:
-        """(B, C, 3, H, W) -> (B, C * N, W): patches of each camera, merged two by two."""
-        batch, cameras = pixels.shape[:2]
-        patches = self.vision(pixel_values=pixels.flatten(0, 1)).last_hidden_state  # (B * C, side * side, V)
-        side = self.config.image_size // self.config.patch_size
-        patches = patches.view(batch * cameras, side // 2, 2, side // 2, 2, -1).permute(0, 1, 3, 2, 4, 5)
-        patches = patches.flatten(3).flatten(1, 2)  # (B * C, N, 4 V)
-        projected = self.projector(patches).view(batch, cameras, -1, self.config.language.width)
-        return (projected + self.camera_embedding).flatten(1, 2)
 
 
 class ReferenceVla:
@@ -259,7 +152,9 @@ class ReferenceVla:
             raise ModelError(f"{sample.sample_id}: camera {missing} is missing; the sample has {sorted(sample.images)}")
         for name in c.cameras:
             if sample.images[name].shape != (c.image_size, c.image_size, 3):
-                raise ModelError(f"{sample.sample_id}: {name} is {sample.images[name].shape}, expected {c.image_size} px RGB")
+                raise ModelError(
+                    f"{sample.sample_id}: {name} is {sample.images[name].shape}, expected {c.image_size} px RGB"
+                )
         if sample.state.shape != (c.state_dim,) or sample.actions.shape != (c.horizon, c.action_dim):
             raise ModelError(
                 f"{sample.sample_id}: state {sample.state.shape} and actions {sample.actions.shape}, expected "
@@ -301,7 +196,10 @@ class ReferenceVla:
 
     def side_files(self) -> Mapping[str, bytes]:
         """`tokenizer.json` and `normalization.safetensors`."""
-        return {reference_files.TOKENIZER: self.tokenizer_json, reference_files.NORMALIZATION: self.normalizers.to_bytes()}
+        return {
+            reference_files.TOKENIZER: self.tokenizer_json,
+            reference_files.NORMALIZATION: self.normalizers.to_bytes(),
+        }
 
     def save(self, folder: Path, half: bool = False) -> None:
         """Write `config.json`, `model.safetensors`, `normalization.safetensors`, `tokenizer.json`, atomically.

@@ -47,7 +47,9 @@ class ReferenceConfig:
 
     def __post_init__(self) -> None:
         if self.image_size % (2 * self.patch_size):
-            raise ModelError(f"image_size {self.image_size} is not a multiple of twice the patch size {self.patch_size}")
+            raise ModelError(
+                f"image_size {self.image_size} is not a multiple of twice the patch size {self.patch_size}"
+            )
         for role, stack in (("language", self.language), ("vision.siglip", self.vision)):
             record = self.surgery.get(role)
             if record is not None and len(record.kept) != stack.depth:

@@ -23,7 +23,12 @@ from runtime.errors import ContractError
 if TYPE_CHECKING:
     from compress.models.reference import ReferenceVla
 
-CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER = "config.json", "model.safetensors", "normalization.safetensors", "tokenizer.json"
+CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER = (
+    "config.json",
+    "model.safetensors",
+    "normalization.safetensors",
+    "tokenizer.json",
+)
 METHOD = NormMethod.Q01_Q99
 
 
@@ -46,10 +51,15 @@ def load(kind: type[ReferenceVla], folder: Path) -> ReferenceVla:
     """Read the checkpoint written by `save`; weights become float32."""
     missing = [name for name in (CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER) if not (folder / name).is_file()]
     if missing:
-        raise ModelError(f"{folder}: {', '.join(missing)} missing; a reference checkpoint has {CONFIG}, {WEIGHTS}, {NORMALIZATION}, {TOKENIZER}")
+        raise ModelError(
+            f"{folder}: {', '.join(missing)} missing; a reference checkpoint has {CONFIG}, {WEIGHTS}, "
+            f"{NORMALIZATION}, {TOKENIZER}"
+        )
     config = ReferenceConfig.from_dict(_header(folder / CONFIG, kind.family))
     try:
-        normalizers = Normalizers.from_bytes((folder / NORMALIZATION).read_bytes(), METHOD, METHOD, str(folder / NORMALIZATION))
+        normalizers = Normalizers.from_bytes(
+            (folder / NORMALIZATION).read_bytes(), METHOD, METHOD, str(folder / NORMALIZATION)
+        )
     except ContractError as error:
         raise ModelError(str(error)) from error
     model = kind(config, normalizers, (folder / TOKENIZER).read_bytes())
@@ -84,7 +94,9 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): it is truncated or damaged, copy the checkpoint again") from error
+        raise ModelError(
+            f"{path} cannot be read ({error}): it is truncated or damaged, copy the checkpoint again"
+        ) from error
     for name, value in weights.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{path}: tensor {name} holds NaN or infinity")
@@ -95,8 +107,12 @@ def _fill(module: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> No
     expected = module.state_dict()
     missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     if missing or extra:
-        raise ModelError(f"{path}: missing tensors {missing[:3]} ({len(missing)}), unknown tensors {extra[:3]} ({len(extra)})")
+        raise ModelError(
+            f"{path}: missing tensors {missing[:3]} ({len(missing)}), unknown tensors {extra[:3]} ({len(extra)})"
+        )
     for name, value in weights.items():
         if value.shape != expected[name].shape:
-            raise ModelError(f"{path}: {name} is {tuple(value.shape)}, the configuration expects {tuple(expected[name].shape)}")
+            raise ModelError(
+                f"{path}: {name} is {tuple(value.shape)}, the configuration expects {tuple(expected[name].shape)}"
+            )
     module.load_state_dict({name: value.float() for name, value in weights.items()}, strict=True)

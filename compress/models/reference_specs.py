@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the reference VLA tells the robot: its observation, prompt and action conventions (LIBERO's, robosuite OSC_POSE)."""
+"""What the reference VLA tells the robot: LIBERO's observation, prompt and action conventions (robosuite OSC_POSE)."""
 
 from __future__ import annotations
 

@@ -28,7 +28,11 @@ def checkpoint_path(family: str, checkpoint: str) -> Path:
         raise UnknownFamilyError(f"model family {family!r} is not known; available: {', '.join(sorted(FAMILIES))}")
     path = BUILTIN[family] if checkpoint == "builtin" else Path(checkpoint).expanduser()
     if not path.is_dir():
-        hint = "train one with `compress reference train`" if checkpoint == "builtin" else "give a checkpoint folder, or `builtin`"
+        hint = (
+            "train one with `compress reference train`"
+            if checkpoint == "builtin"
+            else "give a checkpoint folder, or `builtin`"
+        )
         raise UnknownFamilyError(f"no checkpoint folder at {path}: {hint}")
     return path
 

@@ -38,7 +38,9 @@ def operate(module: nn.Module, group: BlockGroup, done: Surgery, wanted: Surgery
         raise ModelError(f"{group.role}: the model has {len(stack)} blocks, its record says {len(done.kept)}")
     lost = sorted(set(wanted.kept) - set(done.kept))
     if wanted.depth != done.depth or lost:
-        raise ModelError(f"{group.role}: blocks {lost} of {wanted.depth} are no longer in the model (kept: {list(done.kept)})")
+        raise ModelError(
+            f"{group.role}: blocks {lost} of {wanted.depth} are no longer in the model (kept: {list(done.kept)})"
+        )
     where = {original: position for position, original in enumerate(done.kept)}
     survivors = [stack[where[i]] for i in wanted.kept]
     for original, block in zip(wanted.kept, survivors, strict=True):

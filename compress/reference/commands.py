@@ -35,6 +35,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     train.add_argument("--ema", type=float, default=0.998)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--initial", type=Path, help="start from the weights of this checkpoint folder")
+    train.add_argument("--until", type=int, help="end after this step of the schedule; the run can be taken further later")
     train.set_defaults(handler=run_train)
 
     evaluate = actions.add_parser("eval", help="closed-loop success on stored initial states")
@@ -53,7 +54,11 @@ def run_demos(args: argparse.Namespace) -> int:
 
     plan = DemoPlan(suite=args.suite, episodes_per_task=args.episodes, seed=args.seed, noise=args.noise)
     files = write_demos(args.folder, plan, workers=args.workers)
-    print(json.dumps([{"path": str(f.path), "episodes": f.episodes, "attempts": f.attempts, "bytes": f.bytes} for f in files]))
+    print(
+        json.dumps(
+            [{"path": str(f.path), "episodes": f.episodes, "attempts": f.attempts, "bytes": f.bytes} for f in files]
+        )
+    )
     return 0
 
 
@@ -68,13 +73,19 @@ def run_train(args: argparse.Namespace) -> int:
 
     arrays = open_demos(args.demos).load_arrays()
     settings = TrainSettings(steps=args.steps, lr=args.lr, warmup=args.warmup, ema=args.ema, seed=args.seed)
-    columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
     from rich.console import Console
 
     with Progress(*columns, console=Console(stderr=True)) as bar:
         line = bar.add_task("train", total=args.steps, loss=float("nan"))
         run = train_reference(
-            arrays, args.folder, ReferenceConfig(), settings, args.batch_size, initial=args.initial,
+            arrays, args.folder, ReferenceConfig(), settings, args.batch_size, initial=args.initial, until=args.until,
             on_step=lambda step, loss, _lr: bar.update(line, completed=step, loss=loss),
         )  # fmt: skip
     print(json.dumps({"checkpoint": str(run.checkpoint), "held_out_l1": run.held_out_l1, "final_loss": run.final_loss}))
@@ -98,7 +109,12 @@ def run_eval(args: argparse.Namespace) -> int:
 
     outcomes = evaluate(args.checkpoint, args.suite, todo, args.workers, show)
     print(file=sys.stderr)
-    result = {"checkpoint": str(args.checkpoint), "suite": args.suite, "wrong_instruction": args.wrong_instruction, **summary(outcomes, [t.name for t in suite.tasks])}
+    result = {
+        "checkpoint": str(args.checkpoint),
+        "suite": args.suite,
+        "wrong_instruction": args.wrong_instruction,
+        **summary(outcomes, [t.name for t in suite.tasks]),
+    }
     if args.out is not None:
         write_json(args.out, result)
     print(json.dumps({k: v for k, v in result.items() if k != "rows"}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a checkpoint in closed loop, torch eager, on stored initial states: with its own sentence or with a wrong one."""
+"""Measure a checkpoint in closed loop, torch eager, on stored initial states, with the right sentence or a wrong one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def jobs(tasks: int, states: range, wrong: bool, seed: int = 0) -> list[Job]:
     return [Job(task, spoken(task), state, seed + state) for state in states for task in range(tasks)]
 
 
-def evaluate(checkpoint: Path, suite: str, todo: list[Job], workers: int, on_outcome: Callable[[Outcome], None] | None = None) -> list[Outcome]:
+def evaluate(
+    checkpoint: Path, suite: str, todo: list[Job], workers: int, on_outcome: Callable[[Outcome], None] | None = None
+) -> list[Outcome]:
     """Run every job.
 
     Args:
@@ -53,7 +55,9 @@ def evaluate(checkpoint: Path, suite: str, todo: list[Job], workers: int, on_out
     by_task = sorted(todo, key=lambda job: job.task)  # a worker then rarely rebuilds its environment
     shares = [by_task[k::workers] for k in range(workers)]
     queue: Any = context.SimpleQueue()
-    processes = [context.Process(target=_work, args=(checkpoint, suite, share, queue), daemon=True) for share in shares if share]
+    processes = [
+        context.Process(target=_work, args=(checkpoint, suite, share, queue), daemon=True) for share in shares if share
+    ]
     for process in processes:
         process.start()
     for outcome in _receive(queue, processes, len(todo)):
@@ -127,7 +131,9 @@ def summary(outcomes: list[Outcome], names: list[str]) -> dict[str, Any]:
         "episodes": len(outcomes),
         "success": float(np.mean([o.success for o in outcomes])) if outcomes else None,
         "by_task": {name: [int(np.sum(rows)), len(rows)] for name, rows in by_task.items()},
-        "median_steps": float(np.median([o.steps for o in outcomes if o.success])) if any(o.success for o in outcomes) else None,
+        "median_steps": float(np.median([o.steps for o in outcomes if o.success]))
+        if any(o.success for o in outcomes)
+        else None,
         "rows": [{**asdict(o.job), "success": o.success, "steps": o.steps} for o in outcomes],
         "hardware": platform.machine(),
     }

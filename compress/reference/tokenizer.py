@@ -23,10 +23,17 @@ def corpus() -> list[str]:
         for side in SIDES
         for place in PLACES
     ]
-    sentences += [f"pick up the {colour} {thing} and place it on the {place}" for colour in COLOURS for thing in OBJECTS for place in PLACES]
+    sentences += [
+        f"pick up the {colour} {thing} and place it on the {place}"
+        for colour in COLOURS
+        for thing in OBJECTS
+        for place in PLACES
+    ]
     sentences += [f"open the {side} {place}" for side in SIDES for place in PLACES]
     sentences += [f"close the {side} {place}" for side in SIDES for place in PLACES]
-    sentences += [f"push the {thing} to the {side} of the {place}" for thing in OBJECTS for side in SIDES for place in PLACES]
+    sentences += [
+        f"push the {thing} to the {side} of the {place}" for thing in OBJECTS for side in SIDES for place in PLACES
+    ]
     sentences += ["turn on the stove", "turn off the stove", "next to", "between", "both"]
     return sentences
 

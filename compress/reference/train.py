@@ -31,7 +31,7 @@ class ReferenceRun:
 
     Attributes:
         checkpoint: the folder of the trained policy (float16).
-        held_out_l1: mean absolute error per action dimension on held-out episodes, in commands (1.0 = 0.05 m or 0.5 rad).
+        held_out_l1: mean absolute error per action dimension on held-out episodes, in commands.
         final_loss: mean of the last tenth of the loss curve.
     """
 
@@ -50,7 +50,9 @@ def fit_normalizers(states: np.ndarray, actions: np.ndarray) -> Normalizers:
 
     moving = np.ones(actions.shape[1], dtype=bool)
     moving[-1] = False
-    return Normalizers(fit(states, MIN_STATE_SPREAD, np.ones(states.shape[1], dtype=bool)), fit(actions, MIN_ACTION_SPREAD, moving))
+    return Normalizers(
+        fit(states, MIN_STATE_SPREAD, np.ones(states.shape[1], dtype=bool)), fit(actions, MIN_ACTION_SPREAD, moving)
+    )
 
 
 def device() -> torch.device:
@@ -66,6 +68,7 @@ def train_reference(
     batch_size: int = 32,
     held_out: float = 0.04,
     initial: Path | None = None,
+    until: int | None = None,
     on_step: Callable[[int, float, float], None] | None = None,
 ) -> ReferenceRun:
     """Train, resumable in `folder`, and write `folder/weights` (float16) with `training.json`.
@@ -78,6 +81,7 @@ def train_reference(
         batch_size: samples per step.
         held_out: share of episodes kept for the held-out error.
         initial: start from the weights of this checkpoint folder.
+        until: end after this step of the schedule.
         on_step: called with step, loss, learning rate.
     """
     build(folder / "tokenizer.json", config.vocab_size)
@@ -90,13 +94,15 @@ def train_reference(
     training, testing = arrays.split(held_out, settings.seed)
     source = FrameSource(arrays, model, config.horizon, batch_size, settings.seed, training)
     model.module.to(device())
-    rows = Trainer(model, source, settings, folder, tag=start).run(on_step=on_step)
+    rows = Trainer(model, source, settings, folder, tag=start).run(on_step=on_step, until=until)
     model.module.to("cpu")
     error = held_out_error(model, arrays, testing)
     tail = rows[-max(1, len(rows) // 10) :]
     run = ReferenceRun(folder / "weights", tuple(float(e) for e in error), float(np.mean([r["loss"] for r in tail])))
     model.save(run.checkpoint, half=True)
-    write_json(run.checkpoint / "training.json", _log(run, arrays, config, settings, batch_size, len(training), rows, start))
+    write_json(
+        run.checkpoint / "training.json", _log(run, arrays, config, settings, batch_size, len(training), rows, start)
+    )
     return run
 
 
@@ -120,7 +126,13 @@ def _log(
     rows: list[dict[str, float]], start: str,
 ) -> dict[str, Any]:  # fmt: skip
     return {
-        "data": {"digest": arrays.digest, "episodes": len(arrays.names), "frames": len(arrays), "trained_on": frames, "instructions": list(arrays.instructions)},
+        "data": {
+            "digest": arrays.digest,
+            "episodes": len(arrays.names),
+            "frames": len(arrays),
+            "trained_on": frames,
+            "instructions": list(arrays.instructions),
+        },
         "config": config.to_dict(),
         "settings": {**asdict(settings), "batch_size": batch},
         "initial_identity": start,

@@ -19,7 +19,7 @@ import numpy as np
 from compress.sim.demo_plan import DemoPlan
 from compress.sim.envs import CONTROL_HZ
 from compress.sim.episode import EpisodeSpec, Recording
-from compress.sim.suites import EMBEDDED_SUITE, Task
+from compress.sim.suites import Task
 
 # strips of full rows across time: an unchanged strip costs next to nothing, and a frame reads back in long runs
 _STRIP_STEPS, _STRIP_ROWS = 128, 32
@@ -64,7 +64,7 @@ def assemble(path: Path, task: Task, parts: list[Path], plan: DemoPlan) -> None:
             total += int(data[f"demo_{k}"].attrs["num_samples"])
         env_args = {
             "type": 1,
-            "env_name": "DropGate_Tabletop_Manipulation" if plan.suite == EMBEDDED_SUITE else "Libero",
+            "env_name": _problem_name(task),
             "bddl_file": task.bddl.name,
             "env_kwargs": {
                 "camera_heights": plan.image_size,
@@ -88,6 +88,11 @@ def attempts_made(path: Path) -> int:
     """How many attempts it took to fill the file."""
     with h5py.File(path, "r") as file:
         return 1 + max(int(demo.attrs["attempt"]) for demo in file["data"].values())
+
+
+def _problem_name(task: Task) -> str:
+    """The problem class that the task's BDDL file asks for."""
+    return task.bddl.read_text(encoding="utf-8").split("(problem", 1)[1].split(")", 1)[0].strip()
 
 
 def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> None:

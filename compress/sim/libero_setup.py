@@ -57,7 +57,7 @@ class LiberoSetup:
         raise MissingAssets(
             f"suite {suite!r} needs LIBERO's assets (meshes and scenes, 206 MB, not in the wheel). "
             f"Looked at: {looked}. Next: pass the folder (assets=... or LIBERO_ASSETS=...), or download the Hugging "
-            "Face dataset 'lerobot/libero-assets' into ~/.cache/libero/assets. The suite 'dropgate_tabletop' needs none."
+            "Face dataset 'lerobot/libero-assets' into ~/.cache/libero/assets. 'dropgate_tabletop' needs none."
         )
 
 

@@ -23,7 +23,7 @@ from compress.stages.context import Context, sections
 if TYPE_CHECKING:
     from compress.data.frames import FrameArrays
 
-INDEX = "demos.json"
+INDEX, DIGESTS = "demos.json", "digests.json"
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -73,18 +73,33 @@ def load(ctx: Context) -> FrameArrays:
 
 
 def _generate(ctx: Context, made: GenerateSection) -> Path:
-    from compress.sim.demos import DemoPlan, write_demos
+    from compress.sim.demos import write_demos
 
-    plan = DemoPlan(made.suite, made.episodes_per_task, made.seed, made.noise, image_size=made.image_size)
-    folder = cache_folder() / digests.of_value([version(), plan.as_json()])[:16]
+    folder = cache_folder() / digests.of_value([version(), to_plain(made)])[:16]
     ctx.say(f"demonstrations of {made.suite}, {made.episodes_per_task} per task, in {folder}")
     with locked(folder):
+        _remove_damaged(folder)
         write_demos(
             folder,
-            plan,
+            suite=made.suite,
             workers=max(1, os.cpu_count() or 1),
             assets=ctx.recipe.gate.libero_assets,
-            progress=not isinstance(ctx.progress, Silent),
+            progress=ctx.progress,
+            episodes_per_task=made.episodes_per_task,
+            seed=made.seed,
+            noise=made.noise,
+            image_size=made.image_size,
         )
-        write_json(folder / "recipe.json", to_plain(made))
+        write_json(folder / DIGESTS, {path.name: digests.of_file(path) for path in sorted(folder.glob("*.hdf5"))})
     return folder
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Cached files that are not what was generated leave, so that they are generated again."""
+    try:
+        known = json.loads((folder / DIGESTS).read_text())
+    except (OSError, ValueError):
+        return
+    for name, digest in known.items():
+        if (folder / name).is_file() and digests.of_file(folder / name) != digest:
+            (folder / name).unlink()
