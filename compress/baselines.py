@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from compress import gateprobe as gate_probe
 from compress.leave_one_out import leave_one_out
 from compress.models.base import Batch, VlaModel
-from compress.probing import Probe, find_group, subject_of
+from compress.probing import Probe, find_group, require_finite, subject_of
 from compress.residual_stream import per_sample, tapped
 from compress.scores import Progress, ScoreError, Scores, without_samples
 
@@ -183,9 +183,15 @@ def _over_gradients(probe: Probe, value: Callable[[list[nn.Parameter], list[Tens
         rows = []
         for single in (one_of(batch, index) for index in range(len(batch))):
             with torch.enable_grad():
-                found = torch.autograd.grad(probe.model.loss(single, number).sum(), flat, allow_unused=True)
+                loss = probe.model.loss(single, number)
+                require_finite(loss, single, "action loss")  # L1 has a finite gradient where the loss is NaN
+                found = torch.autograd.grad(loss.sum(), flat, allow_unused=True)
             gradients = iter([torch.zeros_like(w) if g is None else g for w, g in zip(flat, found, strict=True)])
-            rows.append(torch.stack([value(block, [next(gradients) for _ in block]).to(batch.actions.device) for block in weights]))
+            rows.append(
+                torch.stack(
+                    [value(block, [next(gradients) for _ in block]).to(batch.actions.device) for block in weights]
+                )
+            )
         return torch.stack(rows), None
 
     return replace(probe, trainable=flat).run(measure)

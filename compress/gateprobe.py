@@ -112,7 +112,7 @@ def _require_own_rows(loss: Tensor, stream: Stream, batch: Batch) -> None:
     found = torch.autograd.grad(loss[0], states, retain_graph=True, allow_unused=True)
     for state, gradient in zip(states, found, strict=True):
         share = max(1, state.shape[0] // len(batch))
-        if gradient is not None and bool(gradient[share:].any()):
+        if gradient is not None and bool(gradient[share:].nan_to_num(0.0).any()):
             raise ScoreError(
                 f"the loss of sample {batch.sample_ids[0]} depends on rows of other samples: rows are not ordered "
                 "sample by sample, or samples mix; probe with batch size 1"

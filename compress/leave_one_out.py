@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compress.models.base import Batch, BlockGroup, VlaModel
 from compress.models.surgery import ZeroAttention, ZeroMlp
-from compress.probing import Probe, find_group
+from compress.probing import Probe, find_group, require_finite
 from compress.scores import Progress, ScoreError, Scores
 
 
@@ -60,6 +60,7 @@ def naive_losses(
 ) -> tuple[Tensor, Tensor]:
     """Loss (B,) of the whole model, and (blocks, B) of the model without each block: one full forward pass each."""
     base = model.loss(batch, noise_seed)
+    require_finite(base, batch, "action loss")
     losses = []
     for block in group.stack(model.module):
         with silenced(group, block, part):
@@ -78,6 +79,7 @@ def cached_losses(
     blocks = list(group.stack(model.module))
     with recorded(model.module, group) as returned:
         base = model.loss(batch, noise_seed)
+    require_finite(base, batch, "action loss")
     if any(block not in returned for block in blocks):
         raise ScoreError(
             f"{group.role}: blocks are not called as modules, nothing can be cached; use leave_one_out(cached=False)"

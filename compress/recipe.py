@@ -17,7 +17,7 @@ from compress.dtr.spec import RecoverSpec
 from compress.gate.spec import EXECUTION_FIELDS, GateSpec
 from compress.plan import PlanSpec
 from compress.recipe_sections import DataSection, ExportSection, GenerateSection, ModelSection, ProbeSection
-from compress.settings import SettingsError, from_plain, number, to_plain
+from compress.settings import SettingsError, check_ranges, from_plain, number, to_plain
 from compress.strict_yaml import YamlError, dump_yaml, load_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -60,6 +60,7 @@ class Recipe:
     output: Path | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not NAME.fullmatch(self.name):
             raise SettingsError(f"`name` is {self.name!r}, expected lower case letters, digits, `.`, `_`, `-`, at most 63")
         parts = [(item.role, item.part) for item in self.plan]

@@ -173,7 +173,7 @@ def _readable(name: str, path: Path) -> None:
     if name.endswith(".parquet"):
         with path.open("rb") as stream:
             head = stream.read(4)
-            stream.seek(-4, 2)
+            stream.seek(max(4, path.stat().st_size - 4))
             tail = stream.read(4)
         if head != PARQUET_MAGIC or tail != PARQUET_MAGIC:
             raise SealError(f"{path}: is not a whole parquet file; run the gate again")

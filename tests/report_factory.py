@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 import algorithm_factory as tiny
-from test_gate_judge import play, plan_of
+from test_gate_judge import play, row
 
-from compress import baselines
+from compress import baselines, digests
 from compress.atomic import write_json
 from compress.calibration import CalibrationSet
 from compress.dtr.drop import drop
@@ -29,14 +29,18 @@ from compress.gate.policies import PolicySource
 from compress.gate.report import write_report
 from compress.gate.spec import GateSpec
 from compress.gate.verdict import unfit_for_proof, verdict_of
-from compress.plan import PlanSpec, make_plan as cut, save_plans
+from compress.plan import PlanSpec, save_plans
+from compress.plan import make_plan as cut
 from compress.recipe import Recipe
 from compress.seal import seal
-from compress import digests
 from runtime.contract.artifact import load_manifest
 
 NASTY = "put <script>alert('1')</script> & \"block\" in the tray"
-SENTENCES = (NASTY, "put the blue block in the left tray", "put the red block in the right tray, behind the very large tower of cups")
+SENTENCES = (
+    NASTY,
+    "put the blue block in the left tray",
+    "put the red block in the right tray, behind the very large tower of cups",
+)
 STACKS = (("language", "block", {"drop": 2}), ("vision.siglip", "block", {"keep": 2}))
 
 
@@ -76,10 +80,9 @@ def run_folder() -> Path:
     recipe = Recipe("tiny").to_ship()
     (root / "export").mkdir()
     (root / "export/recipe.yaml").write_text(recipe)
-    for name, model in (("candidate", small), ("baseline", whole)):
-        export_draft(model, tiny.samples(8), root / "export" / name, _lineage(whole, root))
-    folders = {name: (root / "export" / name, None) for name in ("baseline", "candidate")}
-    write_json(root / "export/bench.json", compare(folders, rounds=5).to_json())
+    export_draft(small, tiny.samples(8), root / "export/candidate", _lineage(whole, root))
+    only = (root / "export/candidate", None)  # one export is enough here
+    write_json(root / "export/bench.json", compare({"baseline": only, "candidate": only}, rounds=5).to_json())
     gate(root / "gate")
     return root
 
@@ -98,12 +101,15 @@ def gate_plan(spec: GateSpec) -> GatePlan:
 
 
 def arms() -> dict[str, PolicySource]:
-    export = _root() / "run" / "export"
-    return {name: PolicySource(load_manifest(export / name)[0].policy_id, artifact=name) for name in ("candidate", "baseline")}
+    candidate = load_manifest(_root() / "run/export/candidate")[0].policy_id
+    return {
+        "candidate": PolicySource(candidate, artifact="candidate"),
+        "baseline": PolicySource("b" * 64, artifact="baseline"),
+    }
 
 
 def gate(folder: Path, losses: float = 0.03, spec: GateSpec | None = None, pictures: bool = True) -> None:
-    """A gate run on synthetic episodes: the candidate loses `losses` of its pairs, and wins some that the baseline lost."""
+    """A gate run on synthetic episodes: the candidate fails a share `losses` of the pairs, the baseline some others."""
     spec = spec or GateSpec(wrong_instruction=4)
     plan, luck = gate_plan(spec), random.Random(1)
     fate = {pair: luck.random() for pair in plan.order}
@@ -120,15 +126,11 @@ def gate(folder: Path, losses: float = 0.03, spec: GateSpec | None = None, pictu
     for pair, told in plan.wrong:
         for policy in ("baseline", "candidate"):
             job = Job.of("wrong_instruction", policy, pair, 150, told=told)
-            rows[job.key] = _row(job)
+            rows[job.key] = row(job, False)
     strips = _strips(folder) if pictures else ()
-    write_report(folder, spec, *verdict_of(plan, floors, judgement), arms(), plan, floors, judgement, rows, strips, 12.0)
-
-
-def _row(job: Job):  # type: ignore[no-untyped-def]
-    from test_gate_judge import row
-
-    return row(job, False)
+    write_report(
+        folder, spec, *verdict_of(plan, floors, judgement), arms(), plan, floors, judgement, rows, strips, 12.0
+    )
 
 
 def _strips(folder: Path) -> tuple[dict[str, object], ...]:
@@ -138,7 +140,13 @@ def _strips(folder: Path) -> tuple[dict[str, object], ...]:
     (folder / "filmstrips").mkdir(parents=True)
     shade = np.tile(np.linspace(0, 255, 256, dtype=np.uint8), (68, 1))
     Image.fromarray(np.stack([shade] * 3, axis=-1)).save(folder / "filmstrips/task0_state7.png")
-    strip = {"file": "filmstrips/task0_state7.png", "caption": f"{NASTY}, state 7: lost", "task": 0, "state": 7, "seed": 0}
+    strip = {
+        "file": "filmstrips/task0_state7.png",
+        "caption": f"{NASTY}, state 7: lost",
+        "task": 0,
+        "state": 7,
+        "seed": 0,
+    }
     return ({**strip, "kind": "lost", "reproduced": True},)
 
 
@@ -154,6 +162,3 @@ def artifact(target: Path) -> Path:
     evidence = {f"{name}.json": run / stage / f"{name}.json" for name, stage in names.items()}
     evidence["episodes.parquet"] = run / "gate/episodes.parquet"
     return seal(run / "export/candidate", evidence, None, target, recipe=run / "export/recipe.yaml")
-
-
-__all__ = ["artifact", "copy_run", "gate", "plan_of", "run_folder"]

@@ -69,7 +69,6 @@ def test_nan_sample_is_named_and_the_good_one_is_not(metric: str) -> None:
 def test_infinite_gradient_is_named() -> None:
     model = policy(depth=2, vision_depth=1)
     batch = batches(model, 2, 2)[0]
-    model.module.head[1].weight.register_hook(lambda g: g)
     model.module.head[0].register_full_backward_hook(lambda _m, g, _o: (g[0] * torch.inf,))
     with pytest.raises(ScoreError, match="NaN or infinity in the gateprobe scores"):
         probe(model, [batch])
@@ -132,12 +131,10 @@ def test_stream_changed_in_place_is_refused() -> None:
 
 def test_norm_that_is_never_called_is_refused() -> None:
     model = policy(depth=2, vision_depth=1)
-    group = replace(model.groups[0], after="vision.post_layernorm")
-    unread = replace(group, mid_norm="unread")
+    unread = replace(model.groups[0], mid_norm="unread")
     for block in model.module.language.layers:
         block.unread = nn.Identity()
-    type_groups = type("Renamed", (ReferenceVla,), {"groups": property(lambda _self: (unread,))})
-    model.__class__ = type_groups
+    model.__class__ = type("Renamed", (ReferenceVla,), {"groups": property(lambda _self: (unread,))})
     with pytest.raises(ScoreError, match="were not called by the loss"):
         probe(model, batches(model, 2, 2), part="attention")
 

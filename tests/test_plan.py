@@ -120,7 +120,7 @@ def test_costs_must_be_there_timed_and_of_this_model() -> None:
             make_plan(four, PlanSpec(latency_budget_ms=1.0), given_costs)
     with pytest.raises(PlanError, match="measure again"):
         make_plan(four, PlanSpec(drop=1), replace(costs(4), model_identity="b" * 64))
-    with pytest.raises(PlanError, match="the plan wants vision.siglip/block: probe that one"):
+    with pytest.raises(PlanError, match=r"the plan wants vision\.siglip/block: probe that one"):
         make_plan(four, PlanSpec(role="vision.siglip", drop=1))
 
 

@@ -56,6 +56,12 @@ def test_the_expert_puts_the_bowl_on_the_stove(assets: Path) -> None:
         assert env.success
 
 
+def test_opening_the_embedded_suite_does_not_take_the_assets_away(assets: Path) -> None:
+    with TaskEnv(open_suite("libero_object", assets), 0, render=False) as env:
+        open_suite("dropgate_tabletop")
+        assert env.reset(initial_state_index=0)["state"].shape == (8,), "a hard reset reads the assets again"
+
+
 def test_goals_that_are_not_pick_and_place_are_refused(assets: Path) -> None:
     with TaskEnv(open_suite("libero_goal", assets), "turn_on_the_stove", render=False) as env:
         env.reset(initial_state_index=0, seed=0)

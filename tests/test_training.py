@@ -154,7 +154,7 @@ def test_truncated_checkpoint_is_refused(tmp_path: Path, share: float) -> None:
 
 def test_checkpoint_without_its_parts_is_refused(tmp_path: Path) -> None:
     torch.save({"key": "k", "step": 3}, tmp_path / CHECKPOINT)
-    with pytest.raises(TrainingError, match="is not a training checkpoint .no average, optimizer, rows, weights."):
+    with pytest.raises(TrainingError, match=r"is not a training checkpoint .no average, optimizer, rows, weights."):
         trainer(tmp_path)[1].run()
 
 
@@ -182,7 +182,7 @@ def test_nan_gradient_of_a_finite_loss_never_reaches_the_weights(tmp_path: Path)
         loss = action_loss(policy_, batch, step)
         return loss + (torch.sqrt(loss - loss.detach()) if step == 2 else 0.0)  # value 0, derivative infinite
 
-    with pytest.raises(TrainingError, match="gradient norm is (nan|inf) at step 2"):
+    with pytest.raises(TrainingError, match=r"gradient norm is (nan|inf) at step 2"):
         run.run(hidden)
     assert all(torch.isfinite(value).all() for value in weights(model).values())
 

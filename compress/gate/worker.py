@@ -2,14 +2,16 @@
 """A gate worker, `python -m compress.gate.worker FD`: loads the policies once, runs one job at a time.
 
 Talks JSON over one inherited socket: first the set-up, then a job per message; answers `ready`, `row`, `broken` (the
-simulator cannot start) or `unusable` (a policy cannot be loaded). It ends when the socket closes: it never outlives its
-gate for long.
+simulator cannot start) or `unusable` (a policy cannot be loaded). It ends when the socket closes or its gate dies.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+import time
 from collections import OrderedDict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -113,5 +115,13 @@ def _say(link: Connection, kind: str, **data: Any) -> None:
     link.send_bytes(json.dumps({"kind": kind, **data}, allow_nan=False).encode())
 
 
+def _end_with(parent: int) -> None:
+    """Leave when the gate is gone: nobody will read what this worker is busy with."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     serve(Connection(int(sys.argv[1])))

@@ -51,13 +51,15 @@ def line_chart(
     canvas.text(2, 14, y_label, kind="axis")
     canvas.line(LEFT, TOP, LEFT, BOTTOM)
     canvas.line(LEFT, BOTTOM, RIGHT, BOTTOM)
-    for value, text in levels:
-        canvas.line(LEFT, y(value), RIGHT, y(value), "#111", 1.5, "2 3")
-        canvas.text(RIGHT - 4, y(value) - 5, text, "end", "halo")
     for line in lines:
         canvas.path([(x(a), y(b)) for a, b in line.dots], line.colour, 2.2, line.dash)
         if line.dots:
             canvas.marker("disc" if not line.dash else "square", x(line.dots[-1][0]), y(line.dots[-1][1]), line.colour)
+    lowest = min((value for value, _ in levels), default=0.0)
+    for value, text in levels:
+        below = len(levels) > 1 and value == lowest
+        canvas.line(LEFT, y(value), RIGHT, y(value), "#111", 1.5, "2 3")
+        canvas.text(LEFT + 6, y(value) + (16 if below else -6), text, kind="halo")
     if len(lines) > 1:
         _legend(canvas, lines)
     return canvas.markup()

@@ -11,14 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compress.report.errors import ReportError
 from compress.receipt import Receipt
+from compress.report.errors import ReportError
 from runtime.contract.artifact import load_manifest, read_artifact
 from runtime.contract.manifest import MANIFEST_FILE, Manifest, parse_json
 from runtime.errors import DropGateRuntimeError
 
 NAMES = ("probe", "plan", "recovery", "parity", "bench", "gate")
-STAGE_OF = {"probe": "probe", "plan": "plan", "recovery": "recover", "parity": "export", "bench": "export", "gate": "gate"}
+STAGE_OF = {
+    "probe": "probe",
+    "plan": "plan",
+    "recovery": "recover",
+    "parity": "export",
+    "bench": "export",
+    "gate": "gate",
+}
 IN_ARTIFACT = {name: f"evidence/{name}.json" for name in NAMES} | {"recipe": "recipe.yaml"}
 IN_RUN = {
     "probe": "probe/probe.json",

@@ -31,7 +31,7 @@ def rate(data: Mapping[str, Any] | None) -> str:
         return DASH
     low, high = data["wilson95"]
     span = f"{100 * low:.0f} to {100 * high:.0f}"
-    return f"{data['successes']}/{data['trials']}, {percent(data['rate'])} ({span})"
+    return f"{data['successes']}/{data['trials']}, {percent(data['rate'])} ({span})".replace(" to ", "\u00a0to\u00a0")
 
 
 def e_value(log_e: float | None) -> str:

@@ -97,7 +97,8 @@ def _of_plan(plan: Plan | None) -> list[str]:
 def _of_scores(scores: Scores | None) -> list[str]:
     if scores is None:
         return ["No probe evidence: what ranked the blocks is not known."]
-    words = [f"Ranked by {scores.metric} on {len(scores.sample_ids)} samples, first to leave first: {blocks(scores.order())}."]
+    order = blocks(scores.order())
+    words = [f"Ranked by {scores.metric} on {len(scores.sample_ids)} samples, first to leave first: {order}."]
     words.append(_stability(scores.stability))
     ties = "; ".join(f"{chr(ord('a') + i % 26)} = {blocks(group)}" for i, group in enumerate(scores.ties))
     words.append(f"Tied within rounding: {ties}." if ties else "No ties.")

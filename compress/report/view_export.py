@@ -42,7 +42,7 @@ def latency(evidence: Evidence) -> Latency | None:
         timings = data["timings"]
         rows = tuple((t["name"], *(small(t[key]) for key in TIMES)) for t in timings)
         first = timings[0]["name"].partition("/")[0]
-        names = dict.fromkeys(t["name"].partition("/")[0] for t in timings)  # the producer's order, lost by sorted JSON keys
+        names = dict.fromkeys(t["name"].partition("/")[0] for t in timings)  # in order; JSON keys are sorted
         notes = [
             f"{name}: the graph runs {data['speedup'][name]:.2f} times as fast as {first}'s "
             f"(takes {1 / data['speedup'][name]:.2f} of its time)."
@@ -50,7 +50,8 @@ def latency(evidence: Evidence) -> Latency | None:
             if name != first and name in data["speedup"]
         ]
         eager = data["torch_over_graph"]
-        notes += [f"{name}: the graph runs {eager[name]:.2f} times as fast as torch eager." for name in names if name in eager]
+        known = [name for name in names if name in eager]
+        notes += [f"{name}: the graph runs {eager[name]:.2f} times as fast as torch eager." for name in known]
         machine = data["machine"]
         notes.append(
             f"Ratios are medians over {timings[0]['rounds']} interleaved rounds, {data['threads']} "
@@ -69,10 +70,11 @@ def parity(evidence: Evidence) -> Parity | None:
     with reading(evidence.paths["parity"], "export"):
         rows = tuple((d["name"], d["unit"], small(d["graph"]), small(d["torch_float32"])) for d in data["dims"])
         notes = (
-            f"{'Passed' if data['passed'] else 'FAILED'}: relative error {small(data['graph'])} (limit {small(data['limit'])}, "
-            f"torch float32 itself {small(data['torch_float32'])}); worst observation {data['worst_observation']} "
+            f"{'Passed' if data['passed'] else 'FAILED'}: relative error {small(data['graph'])} "
+            f"(limit {small(data['limit'])}, torch float32 itself {small(data['torch_float32'])}); worst observation {data['worst_observation']} "
             f"{small(data['worst_graph'])} (limit {small(data['worst_limit'])}).",
             f"{data['engine']} against torch in float64 on {len(data['observations'])} observations with prompts of "
-            f"{', '.join(map(str, data['padded_lengths']))} tokens. The table has the largest absolute error per dimension.",
+            f"{', '.join(map(str, data['padded_lengths']))} tokens. "
+            "The table has the largest absolute error per dimension.",
         )
         return Parity(bool(data["passed"]), rows, notes)

@@ -95,9 +95,7 @@ def _wealth(paired: Mapping[str, Any]) -> Markup:
     path = paired["path_log_e"]
     good, bad = (_curve([step[i] for step in path]) for i in (0, 1))
     needed = paired["threshold_log_e"] / math.log(10.0)
-    low = math.floor(min(-1.0, *(y for _, y in (*good, *bad))))
-    high = math.ceil(needed) + 1
-    low = max(low, -6)
+    low, high = max(-6, math.floor(min(-1.0, *(y for _, y in (*good, *bad))))), math.ceil(needed)
     step = 1 if high - low <= 7 else 2
     marks = [(float(v), _power(v)) for v in range(low, high + 1, step)]
     words = (
@@ -107,8 +105,8 @@ def _wealth(paired: Mapping[str, Any]) -> Markup:
     lines = [Line("candidate is not worse", good, DARK), Line("candidate is worse", bad, LIGHT, "7 4")]
     needs = f"1/alpha = {math.exp(paired['threshold_log_e']):.0f} decides"
     return line_chart(
-        "wealth", "Wealth of the two bets after each pair", words, lines, "pairs compared, in the order fixed beforehand",
-        "wealth (e-value, logarithmic, no unit)", marks, [(needed, needs)],
+        "wealth", "Wealth of the two bets after each pair", words, lines,
+        "pairs compared, in the order fixed beforehand", "wealth (e-value, logarithmic, no unit)", marks, [(needed, needs)],
     )  # fmt: skip
 
 
@@ -129,8 +127,8 @@ def _notes(paired: Mapping[str, Any]) -> tuple[str, ...]:
         f"{paired['pairs']} of at most {paired['budget']} pairs were used.",
         f"Evidence for 'not worse' {e_value(paired['log_e_pass'])}, for 'worse' {e_value(paired['log_e_fail'])}; "
         f"{math.exp(paired['threshold_log_e']):.0f} decides, at whatever pair it is reached (Ville's inequality).",
-        f"Difference {points(paired['difference'])} points (Tango 95 %: {points(low)} to {points(high)}), McNemar exact p "
-        f"{paired['mcnemar_p']:.3f}. These two are for reading; they decide nothing.",
+        f"Difference {points(paired['difference'])} points (Tango 95 %: {points(low)} to {points(high)}), "
+        f"McNemar exact p {paired['mcnemar_p']:.3f}. These two are for reading; they decide nothing.",
     )
 
 

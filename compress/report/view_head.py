@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compress.report.errors import reading
@@ -68,11 +69,11 @@ def _compared(evidence: Evidence, ranking: Ranking) -> str:
         return f"Nothing was compared. The candidate{made} has not been asked to do anything."
     with reading(evidence.paths["gate"], "gate"):
         spec, paired = data["spec"], data["paired"]
-        arms = [str(data["arms"].get(name, {}).get("policy_id", ""))[:12] or "unknown" for name in ("candidate", "baseline")]
+        known = {name: str(arm["policy_id"])[:12] for name, arm in data["arms"].items()}
         scenes = f"{paired['pairs']} paired scenes" if paired else "no paired scenes"
         return (
-            f"Compared: candidate {arms[0]}{made} with baseline {arms[1]} on {scenes} of {spec['suite']}, {data['episodes']} "
-            f"episodes in all, accepted loss under {100 * spec['margin']:g} points, alpha {spec['alpha']:g}."
+            f"Compared: candidate {known.get('candidate', 'unknown')}{made} with baseline "
+            f"{known.get('baseline', 'unknown')} on {scenes} of {spec['suite']}, {data['episodes']} episodes in all, accepted loss under {100 * spec['margin']:g} points, alpha {spec['alpha']:g}."
         )
 
 
@@ -85,8 +86,8 @@ def _doubts(evidence: Evidence, ranking: Ranking) -> list[str]:
         doubts.append("The exported graph did not pass parity with its model.")
     if gate is not None:
         with reading(evidence.paths["gate"], "gate"):
-            crashed = {arm: count for arm, count in gate["crashes"].items() if count}
-            doubts += [f"{count} episodes of the {arm} ended by a crash, not by the policy." for arm, count in crashed.items()]
+            crashed = [(arm, count) for arm, count in sorted(gate["crashes"].items()) if count]
+            doubts += [f"{count} episodes of the {arm} ended by a crash, not by the policy." for arm, count in crashed]
             lost = [strip["caption"] for strip in gate["filmstrips"] if not strip["reproduced"]]
             doubts += [f"{len(lost)} filmstrips did not reproduce the episode's result."] if lost else []
     digests = {item.digest() for item in ranking.scores}
@@ -114,7 +115,8 @@ def identity(evidence: Evidence, ranking: Ranking) -> tuple[Fact, ...]:
     if "gate" in evidence.data:
         with reading(evidence.paths["gate"], "gate"):
             data = evidence.data["gate"]
-            facts += [Fact(f"{arm} in the gate", "", str(data["arms"][arm]["policy_id"])) for arm in sorted(data["arms"])[::-1]]
+            arms = sorted(data["arms"].items(), reverse=True)
+            facts += [Fact(f"{name} in the gate", "", str(arm["policy_id"])) for name, arm in arms]
             facts += [Fact("gate plan", "", str(data["plan_digest"]))]
     if "recovery" in evidence.data:
         with reading(evidence.paths["recovery"], "recover"):
@@ -127,15 +129,12 @@ def surroundings(evidence: Evidence) -> tuple[tuple[str, str], ...]:
     """Versions and hardware, by who recorded them."""
     rows = []
     if evidence.manifest is not None:
-        rows.append(("exported with", ", ".join(f"{p.name} {p.version}" for p in evidence.manifest.created_with)))
-    for receipt in evidence.receipts:
-        found = ", ".join(f"{name} {version}" for name, version in sorted(receipt.versions.items()))
-        rows.append((f"stage {receipt.stage}, {receipt.seconds:.1f} s", found))
+        rows.append(("exported with", _listed({p.name: p.version for p in evidence.manifest.created_with})))
+    rows += [(f"stage {done.stage}, {done.seconds:.1f} s", _listed(done.versions)) for done in evidence.receipts]
     for name, label in (("bench", "latency measured with"), ("gate", "gate run with")):
         if name in evidence.data:
             with reading(evidence.paths[name], STAGE_OF[name]):
-                data = evidence.data[name]
-                rows.append((label, ", ".join(f"{package} {version}" for package, version in sorted(data["versions"].items()))))
+                rows.append((label, _listed(evidence.data[name]["versions"])))
     if "gate" in evidence.data:
         with reading(evidence.paths["gate"], "gate"):
             rows.append(("gate hardware", str(evidence.data["gate"]["hardware"])))
@@ -143,3 +142,7 @@ def surroundings(evidence: Evidence) -> tuple[tuple[str, str], ...]:
         with reading(evidence.paths["recovery"], "recover"):
             rows.append(("recovery hardware", str(evidence.data["recovery"]["hardware"])))
     return tuple(rows)
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

@@ -72,7 +72,7 @@ def assemble(path: Path, task: Task, parts: list[Path], plan: DemoPlan) -> None:
                 "control_freq": CONTROL_HZ,
             },
         }
-        problem = {"problem_name": env_args["env_name"], "domain_name": "robosuite"}
+        problem = {"problem_name": _problem_name(task).lower(), "domain_name": "robosuite"}
         problem["language_instruction"] = task.language
         data.attrs["bddl_file_name"] = task.bddl.name
         data.attrs["env_args"] = json.dumps(env_args)

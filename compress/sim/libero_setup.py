@@ -79,8 +79,10 @@ def prepare_libero(assets: Path | None = None) -> LiberoSetup:
     found, searched = _find_assets(assets, package)
     import libero.libero as root
 
-    # without assets: any existing folder keeps LIBERO from calling the hub; the embedded suite reads nothing from it
-    root._assets_path_cache = str(found or Path(__file__).parent)
+    if found is not None:
+        root._assets_path_cache = str(found)
+    elif root._assets_path_cache is None:  # any folder keeps LIBERO from calling the hub; the embedded suite reads none
+        root._assets_path_cache = str(Path(__file__).parent)
     return LiberoSetup(package, config, renderer, found, searched)
 
 
