@@ -22,6 +22,7 @@ from compress.strict_yaml import YamlError, dump_yaml, load_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 SEEDED = ("data.generate", "probe", "recover")  # sections whose seed, where it is not given, is the recipe's own
+MAX_SEED = 3999  # of the generated demonstrations; higher ones belong to the stored states of the gate
 BENCH_FIELDS = ("threads", "bench_runs")
 
 
@@ -49,7 +50,7 @@ class Recipe:
     """
 
     name: str
-    seed: int = number(0, low=0, high=2**31 - 1)
+    seed: int = number(0, low=0, high=MAX_SEED)
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=_generated)
     probe: ProbeSection = field(default_factory=ProbeSection)
@@ -103,9 +104,10 @@ def parse_recipe(data: Mapping[str, Any], base: Path) -> Recipe:
     plain = dict(data)
     if isinstance(plain.get("plan"), Mapping):
         plain["plan"] = [plain["plan"]]
-    if isinstance(plain.get("seed", 0), int):
+    seed = plain.get("seed", 0)
+    if isinstance(seed, int) and 0 <= seed <= MAX_SEED:
         for path in SEEDED:
-            plain = _with_seed(plain, path.split("."), plain.get("seed", 0))
+            plain = _with_seed(plain, path.split("."), seed)
     recipe: Recipe = from_plain(Recipe, plain)
     return _rooted(recipe, base)
 

@@ -31,7 +31,9 @@ def demos(folder: Path, episodes: int = 4, length: int = 18) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     plan = DemoPlan(episodes_per_task=episodes, image_size=SIDE)
     for index, sentence in enumerate(TASKS):
-        task, parts = Task(sentence.replace(" ", "_"), index, sentence, Path(f"{index}.bddl"), 100), []
+        scene = folder / f"{index}.bddl"
+        scene.write_text("(define (problem Tiny_Scene))\n")
+        task, parts = Task(sentence.replace(" ", "_"), index, sentence, scene, 100), []
         for number in range(episodes):
             rng = np.random.default_rng([index, number])
             parts.append(folder / f"part_{index}_{number}.hdf5")

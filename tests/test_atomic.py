@@ -28,9 +28,14 @@ def test_failed_folder_keeps_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     with folder_atomic(folder) as work:
         (work / "a").write_text("old")
-    with pytest.raises(RuntimeError), folder_atomic(folder) as work:
-        (work / "a").write_text("new")
-        raise RuntimeError
+
+    def replace_halfway() -> None:
+        with folder_atomic(folder) as work:
+            (work / "a").write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        replace_halfway()
     assert (folder / "a").read_text() == "old"
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -244,7 +244,7 @@ def test_settings_of_stages_are_plain_data(tmp_path: Path) -> None:
         ({"export": {"threads": 3}}, {"export"}),
         ({"gate": {"workers": 7}}, set()),
         ({"gate": {"pairs": 7}}, {"export", "gate"}),  # the draft names the recipe, with what it will be asked
-        ({"name": "other"}, {"export", "report"}),
+        ({"name": "other"}, {"export"}),
         ({"output": "elsewhere"}, set()),
     ],
     ids=lambda value: str(value)[:40],

@@ -48,7 +48,7 @@ def test_a_rate_without_trials_is_a_dash_and_a_loss_has_a_sign() -> None:
     assert points(-0.041) == "\u22124.1"
 
 
-@given(st.text())
+@given(st.text(min_size=1))
 def test_no_text_breaks_out_of_a_drawing(text: str) -> None:
     canvas = Canvas("n", text, text, 10)
     canvas.text(0, 0, text, title=text)

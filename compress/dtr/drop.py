@@ -65,7 +65,7 @@ def after(plan: Plan, group: BlockGroup, done: Surgery) -> Surgery:
     )
     if pinned or torn:
         raise DropError(
-            f"{plan.role}: the plan drops pinned blocks {pinned} and tears {torn} from their units of {group.unit} blocks"
+            f"{plan.role}: the plan drops pinned blocks {pinned} and tears {torn} from their units of {group.unit}"
         )
     attention, mlp = set(done.without_attention), set(done.without_mlp)
     kept = set(done.kept)

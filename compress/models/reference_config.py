@@ -10,6 +10,9 @@ from typing import Any
 from compress.models.base import ModelError, Surgery
 
 
+_BLOCK_LISTS = ("kept", "without_attention", "without_mlp")
+
+
 @dataclass(frozen=True)
 class StackConfig:
     """A transformer stack: `depth` blocks of `width`, `heads` heads, MLP hidden size `mlp_width`."""
@@ -84,7 +87,7 @@ class ReferenceConfig:
                 language=StackConfig(**data["language"]),
                 cameras=tuple(data["cameras"]),
                 surgery={
-                    role: Surgery(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+                    role: Surgery(int(record["depth"]), *(tuple(record[name]) for name in _BLOCK_LISTS))
                     for role, record in data["surgery"].items()
                 },
                 **rest,

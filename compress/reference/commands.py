@@ -50,10 +50,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run_demos(args: argparse.Namespace) -> int:
     """Write demonstrations."""
-    from compress.sim.demos import DemoPlan, write_demos
+    from compress.sim.demos import write_demos
 
-    plan = DemoPlan(suite=args.suite, episodes_per_task=args.episodes, seed=args.seed, noise=args.noise)
-    files = write_demos(args.folder, plan, workers=args.workers)
+    files = write_demos(
+        args.folder, args.suite, workers=args.workers, episodes_per_task=args.episodes, seed=args.seed, noise=args.noise
+    )
     print(
         json.dumps(
             [{"path": str(f.path), "episodes": f.episodes, "attempts": f.attempts, "bytes": f.bytes} for f in files]

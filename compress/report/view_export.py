@@ -71,7 +71,8 @@ def parity(evidence: Evidence) -> Parity | None:
         rows = tuple((d["name"], d["unit"], small(d["graph"]), small(d["torch_float32"])) for d in data["dims"])
         notes = (
             f"{'Passed' if data['passed'] else 'FAILED'}: relative error {small(data['graph'])} "
-            f"(limit {small(data['limit'])}, torch float32 itself {small(data['torch_float32'])}); worst observation {data['worst_observation']} "
+            f"(limit {small(data['limit'])}, torch float32 itself {small(data['torch_float32'])}); "
+            f"worst observation {data['worst_observation']} "
             f"{small(data['worst_graph'])} (limit {small(data['worst_limit'])}).",
             f"{data['engine']} against torch in float64 on {len(data['observations'])} observations with prompts of "
             f"{', '.join(map(str, data['padded_lengths']))} tokens. "

@@ -14,7 +14,7 @@ from compress.report.chart_line import Line, line_chart
 from compress.report.chart_rates import Group, rate_chart
 from compress.report.errors import reading
 from compress.report.evidence import Evidence
-from compress.report.numbers import DASH, e_value, percent, points, rate
+from compress.report.numbers import DASH, e_value, points, rate
 from compress.report.svg import DARK, LIGHT
 
 CERTAIN = 50.0  # drawn in place of an infinite logarithm, above every axis
@@ -106,7 +106,8 @@ def _wealth(paired: Mapping[str, Any]) -> Markup:
     needs = f"1/alpha = {math.exp(paired['threshold_log_e']):.0f} decides"
     return line_chart(
         "wealth", "Wealth of the two bets after each pair", words, lines,
-        "pairs compared, in the order fixed beforehand", "wealth (e-value, logarithmic, no unit)", marks, [(needed, needs)],
+        "pairs compared, in the order fixed beforehand", "wealth (e-value, logarithmic, no unit)", marks,
+        [(needed, needs)],
     )  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def _notes(paired: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = paired["tango95"]
     scope = f"these {paired['population']} scenes" if paired["population"] else "an endless stream of such scenes"
     return (
-        f"Question: is the candidate worse than the baseline by {percent(paired['margin'])} or more, on {scope}? "
+        f"Question: is the candidate worse than the baseline by {100 * paired['margin']:g} points or more, on {scope}? "
         f"{paired['pairs']} of at most {paired['budget']} pairs were used.",
         f"Evidence for 'not worse' {e_value(paired['log_e_pass'])}, for 'worse' {e_value(paired['log_e_fail'])}; "
         f"{math.exp(paired['threshold_log_e']):.0f} decides, at whatever pair it is reached (Ville's inequality).",

@@ -73,7 +73,9 @@ def _compared(evidence: Evidence, ranking: Ranking) -> str:
         scenes = f"{paired['pairs']} paired scenes" if paired else "no paired scenes"
         return (
             f"Compared: candidate {known.get('candidate', 'unknown')}{made} with baseline "
-            f"{known.get('baseline', 'unknown')} on {scenes} of {spec['suite']}, {data['episodes']} episodes in all, accepted loss under {100 * spec['margin']:g} points, alpha {spec['alpha']:g}."
+            f"{known.get('baseline', 'unknown')} on {scenes} of {spec['suite']}, "
+            f"{data['episodes']} episodes in all, "
+            f"accepted loss under {100 * spec['margin']:g} points, alpha {spec['alpha']:g}."
         )
 
 

@@ -35,7 +35,8 @@ def recovery(evidence: Evidence) -> Recovery | None:
         taught = " with distillation from the whole policy" if data["teacher_identity"] else ""
         notes = (
             f"{data['steps']} optimizer steps of {spec['batch_size']} frames "
-            f"({spec['method']} fine-tuning{taught}{matched}), {data['wall_s']:.0f} s in the last process on {data['hardware']}.",
+            f"({spec['method']} fine-tuning{taught}{matched}), {data['wall_s']:.0f} s "
+            f"in the last process on {data['hardware']}.",
             f"Loss on {data['held_out_frames']} held-out frames: {small(data['loss_before'])} before, "
             f"{small(data['loss_after'])} after.",
         )

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report for people: one self-contained HTML file from the evidence of the stages before."""
+"""The page for people: one self-contained HTML file from the evidence of the stages before."""
+
 from __future__ import annotations
-from pathlib import Path
+
 from typing import Any
+
 from compress.recipe import Recipe
 from compress.run_dir import Result
 from compress.stages.context import Context
 
+PAGE = "report.html"
+
 
 def settings(recipe: Recipe) -> dict[str, Any]:
-    """The name it carries."""
-    return {"name": recipe.name}
+    """Nothing of its own: the page is made from the evidence."""
+    del recipe
+    return {}
 
 
 def run(ctx: Context) -> Result:
-    """PENDING"""
-    out = build_from(ctx.run.root, ctx.folder / "report.html")
-    return Result([out])
+    """Write `report.html`."""
+    from compress.report import build
 
-
-def build_from(folder: Path, out: Path) -> Path:
-    """PENDING"""
-    raise NotImplementedError
+    return Result([build(ctx.run.root, ctx.folder / PAGE)])

@@ -13,6 +13,7 @@ from compress.stages.export import BENCH, CANDIDATE, RECIPE
 from compress.stages.plan import PLANS
 from compress.stages.probe import SCORES
 from compress.stages.recover import REPORT
+from compress.stages.report import PAGE
 
 ARTIFACT = "artifact"
 
@@ -34,7 +35,7 @@ def run(ctx: Context) -> Result:
         None,
         ctx.folder / ARTIFACT,
         recipe=ctx.of("export") / RECIPE,
-        report=ctx.of("report") / "report.html",
+        report=ctx.of("report") / PAGE,
     )
     manifest = read_artifact(out).manifest
     verdict = manifest.gate.verdict.value if manifest.gate is not None else "none"

@@ -11,13 +11,13 @@ from compress.verbs.answer import OK, Answer, Verbs, add_verb
 
 def add_parser(verbs: Verbs) -> None:
     """`report`."""
-    parser = add_verb(verbs, "report", _report, "write the self-contained HTML report of a run folder or an artifact")
-    parser.add_argument("folder", type=Path, metavar="RUN_OR_ARTIFACT")
+    parser = add_verb(verbs, "report", _report, "write the self-contained HTML report of a run folder, an artifact or a gate folder")
+    parser.add_argument("folder", type=Path, metavar="RUN_OR_ARTIFACT", help="a run folder, an artifact directory, or the folder of a gate")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the current folder")
 
 
 def _report(options: argparse.Namespace) -> Answer:
-    from compress.stages.report import build_from
+    from compress.report import build
 
-    out = build_from(options.folder, (options.out or Path("report.html")).absolute())
+    out = build(options.folder, (options.out or Path("report.html")).absolute())
     return Answer(OK, {"report": str(out)}, [f"report: {out}"])

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipe in, two proven drafts out: the real stages on a tiny random policy and real HDF5 files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pipeline_factory
+import pytest
+
+pytest.importorskip("torch", reason="needs torch; make install")
+
+from compress import cli
+from compress.plan import load_plans
+from compress.recipe import load_recipe
+from compress.stages.probe import load_scores
+
+pytestmark = pytest.mark.slow
+REPO = Path(__file__).resolve().parent.parent
+UP_TO_EXPORT = ["data", "probe", "plan", "drop", "recover", "export"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    pipeline_factory.checkpoint(folder / "policy")
+    pipeline_factory.demos(folder / "demos")
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = cli.main([*arguments, "--json", "--quiet"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def recipe(root: Path, **changed: Any) -> Path:
+    return pipeline_factory.write(root / "recipe.yaml", pipeline_factory.data(root, **changed))
+
+
+def test_run_makes_two_proven_drafts_and_does_it_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, run = recipe(root), root / "run"
+    code, found = call(capsys, "run", str(path), "--until", "export")
+    assert code == 0, found
+    assert found["done"] == UP_TO_EXPORT
+
+    scores = load_scores(run / "probe" / "probe.json")[0]
+    plan = load_plans(run / "plan" / "plan.json")[0]
+    assert sorted(plan.dropped) == sorted(scores.order()[:3])
+    assert load_recipe(run / "recipe.yaml") == load_recipe(path)
+    for draft, kept in (("candidate", 3), ("baseline", 6)):
+        manifest = json.loads((run / "export" / draft / "manifest.json").read_text())
+        stacks = {stack["name"]: stack for stack in manifest["lineage"]["plan"]["stacks"]}
+        assert (len(stacks["language"]["kept"]), stacks["language"]["original_depth"]) == (kept, 6)
+        assert cli.main(["verify", str(run / "export" / draft)]) == 1
+    capsys.readouterr()
+
+    code, found = call(capsys, "run", str(path), "--until", "export")
+    assert (code, found["done"]) == (0, [])
+    assert cli.main(["run", str(path), "--until", "export"]) == 0
+    assert capsys.readouterr().out.startswith(f"nothing to do: {run} is complete up to `export`\n")
+
+    code, found = call(capsys, "drop", str(recipe(root, plan={"keep": 2})))
+    assert (code, found["done"]) == (0, ["plan", "drop"])  # no new probe for another amount
+    assert cli.main(["plan", str(path), "--keep", "5,1", "--quiet"]) == 0
+    maps = [line for line in capsys.readouterr().out.splitlines() if "keep " in line]
+    assert [line.split("keep ")[1][0] for line in maps[-2:]] == ["5", "1"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": {"checkpoint": "/nowhere"}}, "no checkpoint folder at /nowhere: give a checkpoint folder, or `builtin`"),
+        ({"data": {"path": "/nowhere"}}, "/nowhere: no such file or folder"),
+        ({"plan": {"keep": 30}}, "keep is 30, but language has 6 blocks; possible here: [1, 2, 3, 4, 5, 6]"),
+        ({"plan": {"role": "action", "keep": 1}}, "action"),
+    ],
+    ids=["model", "data", "amount", "stack"],
+)
+def test_what_cannot_be_run_is_one_sentence(
+    root: Path, changed: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = call(capsys, "plan", str(recipe(root, output=str(root / "other"), **changed)))
+    assert code == 2
+    assert message in found["error"]
+
+
+def test_ctrl_c_in_training_keeps_the_checkpoint(root: Path) -> None:
+    spec = pipeline_factory.data(root)["recover"]
+    path = recipe(root, output=str(root / "stopped"), recover={**spec, "steps": 1_000_000, "checkpoint_s": 0.01})
+    command = [sys.executable, "-m", "compress", "recover", str(path)]
+    child = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    assert child.stderr is not None
+    for line in child.stderr:
+        if "recover  (" in line:
+            break
+    checkpoint = root / "stopped" / "recover" / "work" / "checkpoint.pt"
+    while not checkpoint.exists() and child.poll() is None:
+        os.sched_yield()
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=300)
+    assert child.returncode == 130, err
+    assert f"finished work is kept in {root / 'stopped'}. Resume with: compress recover {path}" in err
+    assert checkpoint.exists()
+    assert (root / "stopped" / "drop" / "receipt.json").exists()
+    assert not (root / "stopped" / "recover" / "receipt.json").exists()
