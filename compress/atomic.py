@@ -23,6 +23,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
+            os.fchmod(stream.fileno(), 0o666 & ~_umask())
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
@@ -47,6 +48,7 @@ def folder_atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    work.chmod(0o777 & ~_umask())
     try:
         yield work
         old = work.with_suffix(".old")
@@ -56,3 +58,10 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _umask() -> int:
+    """Temporary names are private; what replaces them gets the permissions that an ordinary file would have had."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
