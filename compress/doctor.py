@@ -92,7 +92,10 @@ Probe = Callable[[str], "tuple[bool, str]"]
 
 def in_process(code: str) -> tuple[bool, str]:
     """Run `code` in a fresh interpreter: (it ended well, its last line of output or of error)."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(_root()), os.environ.get("PYTHONPATH", "")]))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_root()), os.environ.get("PYTHONPATH", "")])),
+    }
     command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(
@@ -125,10 +128,27 @@ def examine(folder: Path, probe: Probe = in_process) -> tuple[Check, ...]:
         transformers_imports(probe),
         tried("onnx runtime", ENGINE, probe, INSTALL),
         tried("file formats", FILES, probe, INSTALL),
-        tried("offscreen GL", MUJOCO, probe, "apt-get install libosmesa6, or libegl1 libgl1-mesa-dri; then MUJOCO_GL=osmesa or egl"),
+        tried(
+            "offscreen GL",
+            MUJOCO,
+            probe,
+            "apt-get install libosmesa6, or libegl1 libgl1-mesa-dri; then MUJOCO_GL=osmesa or egl",
+        ),
         tried("LIBERO", LIBERO, probe, INSTALL),
-        tried("LIBERO assets", ASSETS, probe, "only for LIBERO's own suites: set LIBERO_ASSETS to the folder of the dataset lerobot/libero-assets", "warn"),
-        tried("built-in policy", BUILTIN, probe, "compress reference demos DEMOS, then compress reference train DEMOS RUN", "warn"),
+        tried(
+            "LIBERO assets",
+            ASSETS,
+            probe,
+            "only for LIBERO's own suites: set LIBERO_ASSETS to the folder of the dataset lerobot/libero-assets",
+            "warn",
+        ),
+        tried(
+            "built-in policy",
+            BUILTIN,
+            probe,
+            "compress reference demos DEMOS, then compress reference train DEMOS RUN",
+            "warn",
+        ),
     )
 
 
@@ -172,7 +192,9 @@ def memory() -> Check:
     if available is None:
         return Check("memory", "warn", "not known on this system", f"a run wants about {human(WANTED_RAM)}")
     if available < WANTED_RAM:
-        fix = f"a run wants about {human(WANTED_RAM)}: fewer gate.workers and gate.envs_per_worker, fewer demonstrations"
+        fix = (
+            f"a run wants about {human(WANTED_RAM)}: fewer gate.workers and gate.envs_per_worker, fewer demonstrations"
+        )
         return Check("memory", "warn", f"{human(available)} available", fix)
     return Check("memory", "ok", f"{human(available)} available")
 
@@ -181,7 +203,12 @@ def disk(folder: Path) -> Check:
     """Room for a run and its cached demonstrations."""
     free = free_bytes(folder.absolute())
     if free < NEEDED_DISK:
-        return Check("disk space", "bad", f"{human(free)} free at {folder.absolute()}", f"a run needs about {human(NEEDED_DISK)}: free some, or use --output")
+        return Check(
+            "disk space",
+            "bad",
+            f"{human(free)} free at {folder.absolute()}",
+            f"a run needs about {human(NEEDED_DISK)}: free some, or use --output",
+        )
     return Check("disk space", "ok", f"{human(free)} free at {folder.absolute()}")
 
 

@@ -146,12 +146,16 @@ def _do(stage: Stage, key: StageKey, context: Context, fresh: bool) -> Receipt:
         context.run.begin(key, fresh)
         result = stage.run(context)
         receipt = context.run.finish(key, result, time.monotonic() - started)
-    shown = ", ".join(f"{name} {value}" for name, value in receipt.facts.items() if isinstance(value, (str, int, float)))
+    shown = ", ".join(
+        f"{name} {value}" for name, value in receipt.facts.items() if isinstance(value, (str, int, float))
+    )
     context.say(f"done in {receipt.seconds:.1f} s" + (f": {shown}" if shown else ""))
     return receipt
 
 
 def _must(receipt: Receipt | None, name: str) -> Receipt:
     if receipt is None:
-        raise PipelineError(f"the receipt of stage {name!r} vanished while the run was going on; give the same command again")
+        raise PipelineError(
+            f"the receipt of stage {name!r} vanished while the run was going on; give the same command again"
+        )
     return receipt

@@ -63,10 +63,14 @@ class Recipe:
     def __post_init__(self) -> None:
         check_ranges(self)
         if not NAME.fullmatch(self.name):
-            raise SettingsError(f"`name` is {self.name!r}, expected lower case letters, digits, `.`, `_`, `-`, at most 63")
+            raise SettingsError(
+                f"`name` is {self.name!r}, expected lower case letters, digits, `.`, `_`, `-`, at most 63"
+            )
         parts = [(item.role, item.part) for item in self.plan]
         if not parts or len(set(parts)) != len(parts):
-            raise SettingsError(f"`plan` is for {[f'{r}/{p}' for r, p in parts]}, expected at least one stack, each once")
+            raise SettingsError(
+                f"`plan` is for {[f'{r}/{p}' for r, p in parts]}, expected at least one stack, each once"
+            )
 
     @property
     def folder(self) -> Path:

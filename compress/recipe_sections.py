@@ -104,14 +104,14 @@ class ExportSection:
 
     Attributes:
         target: the graph format.
-        opset: ONNX operator set.
+        opset: ONNX operator set; 20 is the portable choice.
         golden: frames whose inputs and outputs travel with the artifact.
         threads: CPU threads of the latency measurement.
         bench_runs: timed calls per engine.
     """
 
     target: Literal["onnx"] = "onnx"
-    opset: int = number(18, low=17, high=24)
+    opset: int = number(20, low=18, high=22)
     golden: int = number(8, low=8, high=256)
     threads: int = number(1, low=1, high=1024)
     bench_runs: int = number(50, low=1, high=100_000)

@@ -40,7 +40,11 @@ def locked(folder: Path) -> Iterator[None]:
             raise RunLockedError(
                 f"{folder} is in use by {_holder(path)}: wait for it to end, or choose another folder with --output"
             ) from error
-        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        note = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(note).encode(), 0)
         yield

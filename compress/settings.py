@@ -42,7 +42,9 @@ def check_ranges(instance: Any) -> None:
         low, high, above = meta["low"], meta["high"], meta["above"]
         inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
         if not math.isfinite(value) or not inside:
-            limits = [f"{sign} {limit:g}" for sign, limit in ((">=", low), (">", above), ("<=", high)) if limit is not None]
+            limits = [
+                f"{sign} {limit:g}" for sign, limit in ((">=", low), (">", above), ("<=", high)) if limit is not None
+            ]
             raise SettingsError(f"`{item.name}` is {value!r}, expected {' and '.join(limits) or 'a finite number'}")
 
 

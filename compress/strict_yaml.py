@@ -48,11 +48,13 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise YamlError(f"{path}: cannot be read ({error.strerror}); recipes that ship with DropGate are in recipes/") from error
+        raise YamlError(
+            f"{path}: cannot be read ({error.strerror}); recipes that ship with DropGate are in recipes/"
+        ) from error
     except UnicodeDecodeError as error:
         raise YamlError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(text, Loader=_Loader)
     except YamlError as error:
         raise YamlError(f"{path}: {error}") from error
     except yaml.YAMLError as error:
@@ -60,7 +62,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
         line = f" in line {mark.line + 1}" if mark is not None else ""
         raise YamlError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(data, dict):
-        raise YamlError(f"{path}: holds a {type(data).__name__}, expected a mapping of sections such as `model:` and `plan:`")
+        raise YamlError(
+            f"{path}: holds a {type(data).__name__}, expected a mapping of sections such as `model:` and `plan:`"
+        )
     return data
 
 

@@ -46,7 +46,10 @@ def demos(folder: Path, episodes: int = 4, length: int = 18) -> Path:
 
 
 def _arrays(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
-    images = {f"obs/{name}_rgb": rng.integers(0, 256, (length, SIDE, SIDE, 3), np.uint8) for name in ("agentview", "eye_in_hand")}
+    images = {
+        f"obs/{name}_rgb": rng.integers(0, 256, (length, SIDE, SIDE, 3), np.uint8)
+        for name in ("agentview", "eye_in_hand")
+    }
     position, gripper = rng.normal(0, 0.2, (length, 3)), rng.normal(0, 0.02, (length, 2))
     return {
         **images,

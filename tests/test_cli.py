@@ -82,7 +82,10 @@ def test_usage_error_is_two(arguments: list[str], capsys: pytest.CaptureFixture[
 def test_missing_recipe_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "run", "nowhere.yaml")
     assert (code, out) == (2, "")
-    assert err == "compress run: nowhere.yaml: cannot be read (No such file or directory); recipes that ship with DropGate are in recipes/\n"
+    assert (
+        err
+        == "compress run: nowhere.yaml: cannot be read (No such file or directory); recipes that ship with DropGate are in recipes/\n"
+    )
 
 
 def test_error_as_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,13 +120,17 @@ def test_unknown_stage_reaches_the_user(recipe: Path, capsys: pytest.CaptureFixt
 
 def test_library_error_is_named_and_leads_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.sentence(KeyError("x")) == "KeyError: 'x'. Next: the same command with --debug shows where"
-    assert cli.sentence(ModuleNotFoundError("No module named 'torch'")).endswith("Next: compress doctor (it lists what is missing and how to install it)")
+    assert cli.sentence(ModuleNotFoundError("No module named 'torch'")).endswith(
+        "Next: compress doctor (it lists what is missing and how to install it)"
+    )
     assert cli.sentence(OSError(2, "No such file", "f")) == "[Errno 2] No such file: 'f'"
     assert cli.sentence(ValueError("a\n  b")).startswith("ValueError: a b.")
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(Verdict.PROMOTE, 0), (Verdict.HOLD, 1)])
-def test_verify_exits_by_verdict(tmp_path: Path, verdict: Verdict, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_exits_by_verdict(
+    tmp_path: Path, verdict: Verdict, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     artifact_factory.judge(artifact_factory.write_draft(tmp_path / "draft"), tmp_path / "a", verdict)
     found, out, _ = call(capsys, "verify", str(tmp_path / "a"), "--json")
     assert found == code
@@ -161,7 +168,10 @@ def test_verify_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
         (["gate", "--candidate", "a"], "gate needs RECIPE, or both --candidate DIR and --baseline DIR"),
         (["gate", "r.yaml", "--pairs", "3"], "give RECIPE alone, or --candidate and --baseline"),
         (["gate", "r.yaml", "--candidate", "a"], "give RECIPE alone"),
-        (["gate", "--candidate", "a", "--baseline", "b", "--margin", "2"], "`margin` is 2.0, expected a number between 0 and 0.5"),
+        (
+            ["gate", "--candidate", "a", "--baseline", "b", "--margin", "2"],
+            "`margin` is 2.0, expected a number between 0 and 0.5",
+        ),
     ],
 )
 def test_gate_says_what_it_needs(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +212,9 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "terminate"])
 def test_interrupted_run_says_what_is_kept_and_how_to_go_on(recipe: Path, number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-c", INTERRUPTED, "run", str(recipe), "--json", "--quiet"]
-    child = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    child = subprocess.Popen(
+        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
     assert child.stderr is not None
     lines = [child.stderr.readline(), child.stderr.readline()]
     assert sorted(lines) == ["library chatter\n", "started\n"] or "started\n" in lines

@@ -52,7 +52,9 @@ def test_what_is_missing_is_bad_and_has_a_fix(tmp_path: Path, code: str, name: s
     assert doctor.table([check])[-1] == f"not ready: {name}"
 
 
-@pytest.mark.parametrize(("code", "name"), [("prepare_libero", "LIBERO assets"), ("checkpoint_path", "built-in policy")])
+@pytest.mark.parametrize(
+    ("code", "name"), [("prepare_libero", "LIBERO assets"), ("checkpoint_path", "built-in policy")]
+)
 def test_what_not_every_run_needs_is_a_warning(tmp_path: Path, code: str, name: str) -> None:
     check = by_name(doctor.examine(tmp_path, failing(code)))[name]
     assert (check.state, bool(check.fix)) == ("warn", True)
@@ -67,8 +69,13 @@ def test_foreign_torchvision_is_found_behind_transformers() -> None:
 
 
 def test_absent_torchvision_is_not_blamed() -> None:
-    probes = {"import transformers": "ImportError: broken", "import torchvision": "ModuleNotFoundError: No module named 'torchvision'"}
-    check = doctor.transformers_imports(lambda code: next((False, said) for part, said in probes.items() if part in code))
+    probes = {
+        "import transformers": "ImportError: broken",
+        "import torchvision": "ModuleNotFoundError: No module named 'torchvision'",
+    }
+    check = doctor.transformers_imports(
+        lambda code: next((False, said) for part, said in probes.items() if part in code)
+    )
     assert check.found == "ImportError: broken"
     assert "torchvision" not in check.fix
 

@@ -41,7 +41,9 @@ class Chain:
             Stage("probe", (), lambda r: sections(r, "probe"), self.step("probe"), self.files),
             Stage("plan", ("probe",), lambda r: sections(r, "plan"), self.step("plan", "probe")),
             Stage("recover", ("plan",), lambda r: sections(r, "recover"), self.step("recover", "plan")),
-            Stage("export", ("recover/log.txt", "plan"), lambda r: sections(r, "export"), self.step("export", "recover")),
+            Stage(
+                "export", ("recover/log.txt", "plan"), lambda r: sections(r, "export"), self.step("export", "recover")
+            ),
         )
 
     def files(self, _: Recipe) -> dict[str, Path]:
@@ -51,7 +53,11 @@ class Chain:
         def run(ctx: Context) -> Result:
             self.ran.append(name)
             text = "".join((ctx.of(other) / "out.txt").read_text() for other in reads)
-            mine = {"probe": ctx.recipe.probe.samples, "plan": ctx.recipe.plan[0].keep, "recover": ctx.recipe.recover.steps}
+            mine = {
+                "probe": ctx.recipe.probe.samples,
+                "plan": ctx.recipe.plan[0].keep,
+                "recover": ctx.recipe.recover.steps,
+            }
             (ctx.folder / "out.txt").write_text(f"{text}{name} {mine.get(name)}\n")
             (ctx.folder / "log.txt").write_text(f"{name}\n")
             if name in self.break_in:
@@ -201,7 +207,13 @@ print(list(run.done), flush=True)
 
 def test_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path / "run")]
-    options: dict[str, Any] = {"cwd": REPO, "text": True, "stdout": subprocess.PIPE, "stdin": subprocess.PIPE, "env": {**os.environ, "AT": "3"}}
+    options: dict[str, Any] = {
+        "cwd": REPO,
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "stdin": subprocess.PIPE,
+        "env": {**os.environ, "AT": "3"},
+    }
     child = subprocess.Popen([*command, "hang"], **options)
     assert child.stdout is not None
     assert child.stdout.readline() == "at 3\n"
@@ -210,7 +222,9 @@ def test_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     work = tmp_path / "run" / "second" / "work"
     assert len(list(work.iterdir())) == 3
     assert not (tmp_path / "run" / "second" / "receipt.json").exists()
-    again = subprocess.run([*command, "go"], input="", capture_output=True, text=True, cwd=REPO, env=options["env"], check=False)
+    again = subprocess.run(
+        [*command, "go"], input="", capture_output=True, text=True, cwd=REPO, env=options["env"], check=False
+    )
     assert again.stdout == "['second']\n", again.stderr
     assert not work.exists()
 

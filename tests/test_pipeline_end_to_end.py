@@ -75,7 +75,10 @@ def test_run_makes_two_proven_drafts_and_does_it_once(root: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"model": {"checkpoint": "/nowhere"}}, "no checkpoint folder at /nowhere: give a checkpoint folder, or `builtin`"),
+        (
+            {"model": {"checkpoint": "/nowhere"}},
+            "no checkpoint folder at /nowhere: give a checkpoint folder, or `builtin`",
+        ),
         ({"data": {"path": "/nowhere"}}, "/nowhere: no such file or folder"),
         ({"plan": {"keep": 30}}, "keep is 30, but language has 6 blocks; possible here: [1, 2, 3, 4, 5, 6]"),
         ({"plan": {"role": "action", "keep": 1}}, "action"),
@@ -94,7 +97,9 @@ def test_ctrl_c_in_training_keeps_the_checkpoint(root: Path) -> None:
     spec = pipeline_factory.data(root)["recover"]
     path = recipe(root, output=str(root / "stopped"), recover={**spec, "steps": 1_000_000, "checkpoint_s": 0.01})
     command = [sys.executable, "-m", "compress", "recover", str(path)]
-    child = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    child = subprocess.Popen(
+        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
     assert child.stderr is not None
     for line in child.stderr:
         if "recover  (" in line:

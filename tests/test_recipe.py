@@ -71,7 +71,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("data", "message"), REFUSED, ids=lambda value: None if isinstance(value, str) else str(value)[:50])
+@pytest.mark.parametrize(
+    ("data", "message"), REFUSED, ids=lambda value: None if isinstance(value, str) else str(value)[:50]
+)
 def test_wrong_recipe_is_refused_with_key_and_choices(data: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parsed(**data)
@@ -85,7 +87,9 @@ def test_name_is_required() -> None:
 
 def every_key(value: Any, prefix: str = "") -> list[str]:
     if isinstance(value, Mapping):
-        return [found for key, item in value.items() for found in every_key(item, f"{prefix}.{key}" if prefix else str(key))]
+        return [
+            found for key, item in value.items() for found in every_key(item, f"{prefix}.{key}" if prefix else str(key))
+        ]
     return [prefix]
 
 
@@ -193,7 +197,9 @@ def test_missing_recipe_is_named(tmp_path: Path) -> None:
         load_recipe(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize(("text", "value"), [("5e-4", 5e-4), ("1E3", 1e3), ("-2e1", -20.0), ("3.5e-2", 3.5e-2), (".5e1", 5.0)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("5e-4", 5e-4), ("1E3", 1e3), ("-2e1", -20.0), ("3.5e-2", 3.5e-2), (".5e1", 5.0)]
+)
 def test_exponent_without_a_dot_is_a_number(tmp_path: Path, text: str, value: float) -> None:
     assert load_yaml(written(tmp_path, f"a: {text}\n")) == {"a": value}
 

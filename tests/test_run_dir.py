@@ -20,7 +20,7 @@ import pytest
 import compress.run_dir as run_dir_module
 from compress.disk import DiskFullError, naming_full_disk, require_space
 from compress.receipt import RECEIPT, Receipt
-from compress.run_dir import WORK, Result, RunDir, StageKey
+from compress.run_dir import Result, RunDir, StageKey
 from compress.run_lock import LOCK, RunLockedError, locked
 
 REPO = Path(__file__).resolve().parent.parent
@@ -180,7 +180,11 @@ def test_identity_is_content_not_time(run: RunDir) -> None:
 
 
 def test_second_run_in_one_folder_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(RunLockedError, match=rf"in use by process {os.getpid()} on .* since .*--output"), locked(tmp_path):
+    with (
+        locked(tmp_path),
+        pytest.raises(RunLockedError, match=rf"in use by process {os.getpid()} on .* since .*--output"),
+        locked(tmp_path),
+    ):
         pass
 
 
@@ -193,7 +197,9 @@ def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
 
 def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = f"import sys\nfrom pathlib import Path\nfrom compress.run_lock import locked\nwith locked(Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    sys.stdin.read()"
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == "held\n"
     with pytest.raises(RunLockedError, match=f"process {child.pid} "), locked(tmp_path):
@@ -214,7 +220,12 @@ def test_lock_with_a_torn_note_is_still_a_lock(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_names_path_free_and_needed(tmp_path: Path, code: int) -> None:
-    with pytest.raises(DiskFullError, match=r"disk full while writing .*: .* free, about 5\.0 MB needed\. Finished stages are kept") as caught, naming_full_disk(tmp_path, 5_000_000):
+    with (
+        pytest.raises(
+            DiskFullError, match=r"disk full while writing .*: .* free, about 5\.0 MB needed\. Finished stages are kept"
+        ) as caught,
+        naming_full_disk(tmp_path, 5_000_000),
+    ):
         raise OSError(code, "No space left on device")
     assert str(tmp_path) in str(caught.value)
 

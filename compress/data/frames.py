@@ -101,7 +101,8 @@ class FrameSource:
         self.per_epoch = len(self.frames) // batch_size
         if self.per_epoch == 0:
             raise ValueError(
-                f"{len(self.frames)} frames do not fill one batch of {batch_size}: use more demonstrations or a smaller batch"
+                f"{len(self.frames)} frames do not fill one batch of {batch_size}: "
+                "use more demonstrations or a smaller batch"
             )
         self._epoch, self._order = -1, self.frames
 

@@ -75,7 +75,10 @@ def write_report(
         "exit_code": EXIT_CODES[verdict],
         "spec": spec.to_json(),
         "plan_digest": plan.digest() if plan else "",
-        "arms": {name: {"policy_id": source.identity, "artifact": source.artifact} for name, source in arms.items()},
+        "arms": {
+            name: {"policy_id": source.identity, "artifact": Path(source.artifact).name}
+            for name, source in arms.items()
+        },
         "plan": plan.to_json() if plan else None,
         "paired": paired_summary(judgement),
         "tasks": task_summaries(plan, floors, judgement),

@@ -9,7 +9,6 @@ from typing import Any
 
 from compress.models.base import ModelError, Surgery
 
-
 _BLOCK_LISTS = ("kept", "without_attention", "without_mlp")
 
 

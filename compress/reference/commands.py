@@ -35,7 +35,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     train.add_argument("--ema", type=float, default=0.998)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--initial", type=Path, help="start from the weights of this checkpoint folder")
-    train.add_argument("--until", type=int, help="end after this step of the schedule; the run can be taken further later")
+    train.add_argument(
+        "--until", type=int, help="end after this step of the schedule; the run can be taken further later"
+    )
     train.set_defaults(handler=run_train)
 
     evaluate = actions.add_parser("eval", help="closed-loop success on stored initial states")

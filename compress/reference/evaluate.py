@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a checkpoint in closed loop, torch eager, on stored initial states, with the right sentence or a wrong one."""
+"""Measure a checkpoint in closed loop, on stored initial states, with the right sentence or a wrong one."""
 
 from __future__ import annotations
 

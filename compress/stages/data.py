@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from compress import digests
 from compress.atomic import write_json
-from compress.progress import Silent
 from compress.receipt import version
 from compress.recipe import Recipe
 from compress.recipe_sections import GenerateSection

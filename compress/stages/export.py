@@ -21,7 +21,11 @@ CANDIDATE, BASELINE, BENCH, RECIPE, NO_PLAN = "candidate", "baseline", "bench.js
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """All that ships: a draft names the recipe that made it."""
-    return {"recipe": digests.of_value(recipe.to_ship()), "threads": recipe.export.threads, "bench_runs": recipe.export.bench_runs}
+    return {
+        "recipe": digests.of_value(recipe.to_ship()),
+        "threads": recipe.export.threads,
+        "bench_runs": recipe.export.bench_runs,
+    }
 
 
 def run(ctx: Context) -> Result:

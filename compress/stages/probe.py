@@ -49,7 +49,10 @@ def run(ctx: Context) -> Result:
         "compared": [item.to_json() for item in others],
     }
     write_json(ctx.folder / SCORES, data)
-    facts = {"seconds": round(sum(item.wall_s for item in scores), 2), "drop_first": {s.subject.role: list(s.order()) for s in scores}}
+    facts = {
+        "seconds": round(sum(item.wall_s for item in scores), 2),
+        "drop_first": {s.subject.role: list(s.order()) for s in scores},
+    }
     return Result([ctx.folder / SCORES], facts, identity=digests.of_value([item.digest() for item in scores]))
 
 

@@ -25,20 +25,32 @@ class Answer:
     lines: Sequence[str] = ()
 
 
-def add_verb(verbs: Verbs, name: str, handler: Callable[[argparse.Namespace], Answer], about: str) -> argparse.ArgumentParser:
+def add_verb(
+    verbs: Verbs, name: str, handler: Callable[[argparse.Namespace], Answer], about: str
+) -> argparse.ArgumentParser:
     """A verb with the options that all of them have."""
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout; progress stays on stderr")
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
     parser.set_defaults(handler=handler)
     return parser
 
 
 def add_recipe(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """RECIPE and --output."""
-    parser.add_argument("recipe", type=Path, metavar="RECIPE", nargs="?" if optional else None, help="a recipe, such as recipes/quick.yaml")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="the run folder (default: the recipe's, or runs/NAME)")
+    parser.add_argument(
+        "recipe",
+        type=Path,
+        metavar="RECIPE",
+        nargs="?" if optional else None,
+        help="a recipe, such as recipes/quick.yaml",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="the run folder (default: the recipe's, or runs/NAME)"
+    )
 
 
 def progress(options: argparse.Namespace) -> Progress:

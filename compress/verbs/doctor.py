@@ -11,8 +11,15 @@ from compress.verbs.answer import HOLD, OK, Answer, Verbs, add_verb
 
 def add_parser(verbs: Verbs) -> None:
     """`doctor`."""
-    parser = add_verb(verbs, "doctor", _doctor, "check this machine for everything a run needs, each with its fix; exit 0 if nothing is missing, else 1")
-    parser.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="where runs will be written (default: here)")
+    parser = add_verb(
+        verbs,
+        "doctor",
+        _doctor,
+        "check this machine for everything a run needs, each with its fix; exit 0 if nothing is missing, else 1",
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), metavar="DIR", help="where runs will be written (default: here)"
+    )
 
 
 def _doctor(options: argparse.Namespace) -> Answer:

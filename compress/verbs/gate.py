@@ -11,12 +11,25 @@ from compress.verbs.answer import ERROR, HOLD, OK, Answer, Verbs, add_recipe, ad
 from compress.verbs.run import answer_for
 
 # options that replace a default of GateSpec; None leaves it
-NUMBERS: dict[str, type] = {"pairs": int, "states": int, "margin": float, "alpha": float, "workers": int, "order_seed": int, "env_seed": int}
+NUMBERS: dict[str, type] = {
+    "pairs": int,
+    "states": int,
+    "margin": float,
+    "alpha": float,
+    "workers": int,
+    "order_seed": int,
+    "env_seed": int,
+}
 
 
 def add_parser(verbs: Verbs) -> None:
     """`gate`."""
-    parser = add_verb(verbs, "gate", _gate, "prove in simulation that the compressed policy is not worse: exit 0 promote, 1 hold, 2 error")
+    parser = add_verb(
+        verbs,
+        "gate",
+        _gate,
+        "prove in simulation that the compressed policy is not worse: exit 0 promote, 1 hold, 2 error",
+    )
     add_recipe(parser, optional=True)
     parser.add_argument("--candidate", type=Path, metavar="DIR", help="artifact to judge; replaces RECIPE")
     parser.add_argument("--baseline", type=Path, metavar="DIR", help="artifact to compare it with")
@@ -34,7 +47,9 @@ def _gate(options: argparse.Namespace) -> Answer:
     by_hand = options.candidate is not None or options.baseline is not None
     given = [n for n in ("suite", "tasks", "libero_assets", *NUMBERS) if getattr(options, n) is not None]
     if options.recipe is not None and (by_hand or given):
-        raise SettingsError(f"give RECIPE alone, or --candidate and --baseline: the recipe has its own gate section ({', '.join(given) or 'artifacts'})")
+        raise SettingsError(
+            f"give RECIPE alone, or --candidate and --baseline: the recipe has its own gate section ({', '.join(given) or 'artifacts'})"
+        )
     if options.recipe is not None:
         return answer_for(options, "gate", ["gate"] if options.force else [])[1]
     if options.candidate is None or options.baseline is None:

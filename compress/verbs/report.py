@@ -11,8 +11,15 @@ from compress.verbs.answer import OK, Answer, Verbs, add_verb
 
 def add_parser(verbs: Verbs) -> None:
     """`report`."""
-    parser = add_verb(verbs, "report", _report, "write the self-contained HTML report of a run folder, an artifact or a gate folder")
-    parser.add_argument("folder", type=Path, metavar="RUN_OR_ARTIFACT", help="a run folder, an artifact directory, or the folder of a gate")
+    parser = add_verb(
+        verbs, "report", _report, "write the self-contained HTML report of a run folder, an artifact or a gate folder"
+    )
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="RUN_OR_ARTIFACT",
+        help="a run folder, an artifact directory, or the folder of a gate",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the current folder")
 
 

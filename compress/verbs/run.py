@@ -23,17 +23,27 @@ STAGE_VERBS = {
 
 def add_parsers(verbs: Verbs) -> None:
     """`run` and the stages."""
-    run = add_verb(verbs, "run", _run, "do every stage of a recipe that is not done yet: from checkpoint to sealed artifact")
+    run = add_verb(
+        verbs, "run", _run, "do every stage of a recipe that is not done yet: from checkpoint to sealed artifact"
+    )
     add_recipe(run)
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    run.add_argument("--force", metavar="STAGE", action="append", default=[], help="do this stage again from the start; may be given twice")
+    run.add_argument(
+        "--force",
+        metavar="STAGE",
+        action="append",
+        default=[],
+        help="do this stage again from the start; may be given twice",
+    )
     for name, about in STAGE_VERBS.items():
         stage = add_verb(verbs, name, _stage, about)
         add_recipe(stage)
         stage.set_defaults(until=name)
         stage.add_argument("--force", action="store_true", help="do it again from the start")
         if name == "plan":
-            stage.add_argument("--keep", metavar="N,N", help="also show the maps for these numbers of blocks; changes nothing")
+            stage.add_argument(
+                "--keep", metavar="N,N", help="also show the maps for these numbers of blocks; changes nothing"
+            )
 
 
 def answer_for(options: argparse.Namespace, until: str | None, force: list[str]) -> tuple[Outcome, Answer]:

@@ -11,7 +11,12 @@ from compress.verbs.answer import ERROR, HOLD, OK, Answer, Verbs, add_verb
 
 def add_parser(verbs: Verbs) -> None:
     """`verify`."""
-    parser = add_verb(verbs, "verify", _verify, "check an artifact against its manifest: exit 0 intact and promoted, 1 intact but held or a draft, 2 damaged")
+    parser = add_verb(
+        verbs,
+        "verify",
+        _verify,
+        "check an artifact against its manifest: exit 0 intact and promoted, 1 intact but held or a draft, 2 damaged",
+    )
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)")
 
 
@@ -20,7 +25,11 @@ def _verify(options: argparse.Namespace) -> Answer:
 
     report = verify_artifact(options.artifact)
     if not report.ok:
-        return Answer(ERROR, {"intact": False, "artifact": str(options.artifact), "problem": report.describe()}, [f"damaged: {report.describe()}"])
+        return Answer(
+            ERROR,
+            {"intact": False, "artifact": str(options.artifact), "problem": report.describe()},
+            [f"damaged: {report.describe()}"],
+        )
     manifest = read_artifact(options.artifact).manifest
     gate = manifest.gate
     verdict = "draft" if gate is None else gate.verdict.value
