@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+SCARCE = 65_536  # with less than this left, whatever failed failed for want of it
 
 
 class DiskFullError(OSError):
     """There is no room for what has to be written."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 def free_bytes(path: Path) -> int:
@@ -36,15 +40,16 @@ def require_space(path: Path, needed: int) -> None:
 
 @contextmanager
 def naming_full_disk(path: Path, needed: int) -> Iterator[None]:
-    """Turn ENOSPC from inside the block into a DiskFullError about `path`."""
+    """Turn a full disk met inside the block, whatever library met it, into a DiskFullError about `path`."""
     try:
         yield
     except DiskFullError:
         raise
-    except OSError as error:
-        if error.errno not in FULL:
+    except Exception as error:
+        met = next((link for link in _chain(error) if _says_full(link)), None)
+        if met is None and free_bytes(path) >= SCARCE:
             raise
-        where = Path(str(error.filename)) if error.filename else path
+        where = Path(str(met.filename)) if isinstance(met, OSError) and met.filename else path
         raise DiskFullError(errno.ENOSPC, _message(where, free_bytes(path), needed)) from error
 
 
@@ -55,6 +60,19 @@ def human(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _says_full(error: BaseException) -> bool:
+    """torch, safetensors and HDF5 have error classes of their own and pass on the system's words."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    return any(words in str(error).lower() for words in ("no space left on device", "disk quota exceeded"))
 
 
 def _message(path: Path, free: int, needed: int) -> str:

@@ -17,15 +17,17 @@ batch gives each sample its own gradient, because samples do not mix (checked on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compress.models.base import Batch, BlockGroup, VlaModel
-from compress.probing import Probe, find_group, require_finite
+from compress.probing import Probe, find_group, require_finite, subject_of
 from compress.residual_stream import Stream, per_sample, tapped
-from compress.scores import Progress, ScoreError, Scores
+from compress.scores import Progress, ScoreError, Scores, from_samples
 
 
 def probe(
@@ -51,38 +53,61 @@ def probe(
         ScoreError: NaN or infinity (the message names the samples), no samples, or samples that mix.
         ModelError: no such stack.
     """
-    group = find_group(model, role)
+    return probe_together(model, batches, ((role, part),), progress)[0]
+
+
+def probe_together(
+    model: VlaModel, batches: Iterable[Batch], targets: Sequence[tuple[str, str]], progress: Progress | None = None
+) -> tuple[Scores, ...]:
+    """Score several stacks (role, part) in the same forward and backward passes; otherwise as `probe`.
+
+    The scores are those of separate probes; each reports the time of the common run.
+    """
+    stacks = [(find_group(model, role), part) for role, part in targets]
+    subjects = [subject_of(model, role, part) for role, part in targets]
 
     def measure(batch: Batch, number: int) -> tuple[Tensor, Tensor]:
-        derivative, noise = gate_derivatives(model, group, part, batch, noise_seed=number, check=number == 0)
-        return derivative.abs(), noise
+        found = gate_derivatives(model, stacks, batch, noise_seed=number, check=number == 0)
+        return torch.cat([derivative.abs() for derivative, _ in found], 1), torch.cat([noise for _, noise in found], 1)
 
-    return Probe("gateprobe", model, batches, role, part, progress).run(measure)
+    ends = np.cumsum([len(subject.blocks) for subject in subjects])
+    walk = Probe("gateprobe", model, batches, " + ".join(role for role, _ in targets), targets[0][1], progress)
+    matrix, noise, ids, wall = walk.collect(measure, int(ends[-1]))
+    columns = zip(np.split(matrix, ends[:-1], axis=1), np.split(noise, ends[:-1], axis=1), strict=True)
+    return tuple(
+        from_samples("gateprobe", subject, values, ids, wall, doubt)
+        for subject, (values, doubt) in zip(subjects, columns, strict=True)
+    )
 
 
 def gate_derivatives(
-    model: VlaModel, group: BlockGroup, part: str, batch: Batch, noise_seed: int = 0, check: bool = False
-) -> tuple[Tensor, Tensor]:
-    """dL_s/da_i of every sample s and live block i, and its rounding noise, (B, blocks) each.
+    model: VlaModel, stacks: Sequence[tuple[BlockGroup, str]], batch: Batch, noise_seed: int = 0, check: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """dL_s/da_i of every sample s and live block i of each (group, part), and its rounding noise, (B, blocks) each.
 
     With parameters frozen (`probing.quiet`) nothing is computed for weights, nor below the first block's end.
     """
-    with torch.enable_grad(), tapped(model.module, group, part, differentiable=True) as stream:
+    with torch.enable_grad(), ExitStack() as taps:
+        streams = [taps.enter_context(tapped(model.module, group, part, differentiable=True)) for group, part in stacks]
         loss = model.loss(batch, noise_seed)
     require_finite(loss, batch, "action loss")
     if not loss.requires_grad:
-        raise ScoreError(f"{group.role}: the action loss does not depend on this stack; all of it can go unprobed")
+        roles = ", ".join(group.role for group, _ in stacks)
+        raise ScoreError(f"{roles}: the action loss does not depend on this stack; all of it can go unprobed")
     if check and len(batch) > 1:
-        _require_own_rows(loss, stream, batch)
-    states = [state for calls in stream.after for state in calls]
+        for stream in streams:
+            _require_own_rows(loss, stream, batch)
+    states = [state for stream in streams for calls in stream.after for state in calls]
     gradients = iter(torch.autograd.grad(loss.sum(), states, allow_unused=True))
     with torch.no_grad():
-        columns = [
-            _inner(before, after, [next(gradients) for _ in after], batch)
-            for before, after in zip(stream.before, stream.after, strict=True)
-        ]
-    derivative, noise = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
-    return derivative, noise
+        return [_columns(stream, gradients, batch) for stream in streams]
+
+
+def _columns(stream: Stream, gradients: Iterator[Tensor | None], batch: Batch) -> tuple[Tensor, Tensor]:
+    pairs = zip(stream.before, stream.after, strict=True)
+    blocks = [_inner(before, after, [next(gradients) for _ in after], batch) for before, after in pairs]
+    derivative, noise = zip(*blocks, strict=True)
+    return torch.stack(derivative, dim=1), torch.stack(noise, dim=1)
 
 
 def _inner(

@@ -146,9 +146,8 @@ def _do(stage: Stage, key: StageKey, context: Context, fresh: bool) -> Receipt:
         context.run.begin(key, fresh)
         result = stage.run(context)
         receipt = context.run.finish(key, result, time.monotonic() - started)
-    shown = ", ".join(
-        f"{name} {value}" for name, value in receipt.facts.items() if isinstance(value, (str, int, float))
-    )
+    short = {name: value for name, value in receipt.facts.items() if isinstance(value, (str, int, float))}
+    shown = ", ".join(f"{name} {value}" for name, value in short.items() if len(str(value)) < 60)
     context.say(f"done in {receipt.seconds:.1f} s" + (f": {shown}" if shown else ""))
     return receipt
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.models.base import Batch, BlockGroup, ModelError, Surgery, VlaModel
 from compress.scores import PARTS, Progress, Reduce, ScoreError, Scores, Subject, from_samples
 
+Matrix = NDArray[np.float64]
 Measure = Callable[[Batch, int], "tuple[Tensor, Tensor | None]"]
 
 
@@ -51,8 +53,13 @@ class Probe:
             ScoreError: a value is NaN or infinite (the message names the samples), no samples, or a sample twice.
         """
         subject = subject_of(self.model, self.role, self.part)
+        matrix, noise, ids, wall = self.collect(measure, len(subject.blocks))
+        return from_samples(self.metric, subject, matrix, ids, wall, noise, self.reduce, self.extra)
+
+    def collect(self, measure: Measure, width: int) -> tuple[Matrix, Matrix, list[str], float]:
+        """What `run` ranks: values and noise, (samples, width), the sample ids of the rows, and the seconds it took."""
         total = len(self.batches) if isinstance(self.batches, Sized) else 0
-        rows, doubts, ids = [np.zeros((0, len(subject.blocks)))], [np.zeros((0, len(subject.blocks)))], list[str]()
+        rows, doubts, ids = [np.zeros((0, width))], [np.zeros((0, width))], list[str]()
         start = time.perf_counter()
         with quiet(self.model.module, self.trainable):
             for number, batch in enumerate(self.batches):
@@ -63,10 +70,7 @@ class Probe:
                 ids += batch.sample_ids
                 if self.progress is not None:
                     self.progress(number + 1, total, f"{self.metric} {self.role}")
-        wall = time.perf_counter() - start
-        return from_samples(
-            self.metric, subject, np.concatenate(rows), ids, wall, np.concatenate(doubts), self.reduce, self.extra
-        )
+        return np.concatenate(rows), np.concatenate(doubts), ids, time.perf_counter() - start
 
 
 def find_group(model: VlaModel, role: str) -> BlockGroup:

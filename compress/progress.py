@@ -49,6 +49,21 @@ class Silent:
         yield _NoBar()
 
 
+class Indented:
+    """Another progress, its lines below the line of a stage."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+
+    def say(self, text: str) -> None:
+        """One line, indented."""
+        self._inner.say(f"      {text}")
+
+    def bar(self, label: str, total: int) -> Any:
+        """The other's bar, which is indented already."""
+        return self._inner.bar(label, total)
+
+
 class _LineBar:
     def __init__(self, label: str, stream: TextIO) -> None:
         self._label, self._stream = label, stream

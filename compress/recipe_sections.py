@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sections of a recipe that no stage owns: one frozen dataclass each, the only place of its defaults and ranges.
 
-The others are the stages' own: `compress.plan.PlanSpec`, `compress.dtr.spec.RecoverSpec`, `compress.gate.spec.GateSpec`.
+The others are the stages' own: `plan.PlanSpec`, `dtr.spec.RecoverSpec`, `gate.spec.GateSpec`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Result:
         outputs: files and folders it promises, below its folder or elsewhere.
         facts: small JSON-ready numbers worth showing.
         identity: digest of the result for later stages; empty means the digest of the outputs.
-        final: false if the same run may have another result another day (no simulator here): it is tried again next time.
+        final: false if the same run may end otherwise another day (no simulator here): it is tried again.
     """
 
     outputs: Sequence[Path]
@@ -85,7 +85,7 @@ class RunDir:
         return f"damaged output: {', '.join(damage)}" if damage else ""
 
     def begin(self, key: StageKey, fresh: bool) -> Path:
-        """Prepare the stage's folder; what an interrupted attempt with the same key left in `work` stays unless `fresh`.
+        """Prepare the stage's folder; the `work` of an interrupted attempt with the same key stays unless `fresh`.
 
         Returns:
             The stage's folder, without a receipt.

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = "run.lock"
+OTHERWISE = "wait for it to end, or choose another folder with --output"
 
 
 class RunLockedError(RuntimeError):
@@ -24,8 +25,8 @@ class RunLockedError(RuntimeError):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process.
+def locked(folder: Path, advice: str = OTHERWISE) -> Iterator[None]:
+    """Hold `folder` for this process; `advice` is what to do if another one has it.
 
     Raises:
         RunLockedError: another process holds it; the message names it.
@@ -37,9 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RunLockedError(
-                f"{folder} is in use by {_holder(path)}: wait for it to end, or choose another folder with --output"
-            ) from error
+            raise RunLockedError(f"{folder} is in use by {_holder(path)}: {advice}") from error
         note = {
             "pid": os.getpid(),
             "host": socket.gethostname(),

@@ -66,7 +66,8 @@ def test_stage_verbs_are_stages() -> None:
 
 def test_help_needs_the_standard_library_only() -> None:
     blocked = ("torch", "numpy", "yaml", "rich", "scipy", "h5py", "transformers", "onnxruntime", "mujoco", "libero")
-    code = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nfrom compress.cli import main\nmain(['run', '--help'])"
+    block = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+    code = f"{block}from compress.cli import main\nmain(['run', '--help'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -82,10 +83,8 @@ def test_usage_error_is_two(arguments: list[str], capsys: pytest.CaptureFixture[
 def test_missing_recipe_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "run", "nowhere.yaml")
     assert (code, out) == (2, "")
-    assert (
-        err
-        == "compress run: nowhere.yaml: cannot be read (No such file or directory); recipes that ship with DropGate are in recipes/\n"
-    )
+    assert err.startswith("compress run: nowhere.yaml: cannot be read (No such file or directory); ")
+    assert (err.count("\n"), err[-1]) == (1, "\n")
 
 
 def test_error_as_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:

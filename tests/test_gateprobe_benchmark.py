@@ -30,9 +30,10 @@ def benchmark(repo: Path) -> Any:
 def test_benchmark_reports_the_scorers_own_numbers(repo: Path) -> None:
     script, (model, _) = benchmark(repo), fitted(3)
     given = batches(model, 4, 2)
-    result = script.compare(model, given, "language", "block")
-    np.testing.assert_allclose(result["gateprobe"], probe(model, given).values, rtol=1e-12)
-    np.testing.assert_allclose(result["leave_one_out"], SCORERS["loo"](model, given, "language", "block").values)
-    assert result["same_drop_set"]["7"] >= 6 / 7
+    result = script.compare(model, given, ["language", "vision.siglip"], "block")
+    found = result["stacks"]["language"]
+    np.testing.assert_allclose(found["gateprobe"], probe(model, given).values, rtol=1e-12)
+    np.testing.assert_allclose(found["leave_one_out"], SCORERS["loo"](model, given, "language", "block").values)
+    assert found["same_drop_set"]["7"] >= 6 / 7
     assert json.loads(json.dumps(result, allow_nan=False))["samples"] == 4
-    assert "goal spearman >= 0.9" in script.table(result)
+    assert "goal language spearman >= 0.9" in script.table(result)

@@ -14,7 +14,7 @@ from algorithm_factory import batches, fitted, policy
 from torch import Tensor, nn
 
 from compress.baselines import SCORERS, one_of
-from compress.gateprobe import gate_derivatives, probe
+from compress.gateprobe import gate_derivatives, probe, probe_together
 from compress.models.base import VlaModel
 from compress.probing import find_group, quiet
 from compress.scores import rank_agreement
@@ -56,7 +56,7 @@ def test_inner_product_is_the_derivative_of_a_real_gate(role: str, part: str) ->
     model = policy(depth=2, vision_depth=2, double=True)
     batch = batches(model, 2, 2, double=True)[0]
     with quiet(model.module):
-        derivative, _ = gate_derivatives(model, find_group(model, role), part, batch)
+        ((derivative, _),) = gate_derivatives(model, [(find_group(model, role), part)], batch)
         step = 1e-5
         for index in range(2):
             with gated(model, role, index, part, 1.0 + step):
@@ -87,11 +87,23 @@ def test_absolute_value_comes_before_the_mean() -> None:
     given = batches(model, 4, 2, double=True)
     group = find_group(model, "language")
     with quiet(model.module):
-        singles = [gate_derivatives(model, group, "block", one_of(b, i))[0][0] for b in given for i in range(len(b))]
+        singles = [
+            gate_derivatives(model, [(group, "block")], one_of(b, i))[0][0][0] for b in given for i in range(len(b))
+        ]
     by_hand = torch.stack(singles).abs().mean(dim=0)
     cancelling = torch.stack(singles).mean(dim=0).abs()
     np.testing.assert_allclose(probe(model, given).values, by_hand.numpy(), rtol=1e-9)
     assert not np.allclose(by_hand.numpy(), cancelling.numpy(), rtol=0.1)
+
+
+def test_stacks_probed_together_score_as_if_probed_alone() -> None:
+    model = policy(depth=2, vision_depth=2, double=True)
+    given = batches(model, 4, 2, double=True)
+    targets = (("vision.siglip", "block"), ("language", "block"), ("language", "mlp"), ("language", "attention"))
+    for (role, part), together in zip(targets, probe_together(model, given, targets), strict=True):
+        alone = probe(model, given, role, part)
+        assert together.subject == alone.subject
+        np.testing.assert_allclose(together.values, alone.values, rtol=1e-9)
 
 
 def test_order_of_samples_does_not_matter() -> None:

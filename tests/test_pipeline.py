@@ -261,7 +261,7 @@ def test_settings_of_stages_are_plain_data(tmp_path: Path) -> None:
         ({"name": "other"}, {"export"}),
         ({"output": "elsewhere"}, set()),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value)[:40],
 )
 def test_setting_decides_its_stages_and_no_other(tmp_path: Path, changed: dict[str, Any], decides: set[str]) -> None:
     base = {"plan": {"keep": 6}}

@@ -114,3 +114,22 @@ def test_ctrl_c_in_training_keeps_the_checkpoint(root: Path) -> None:
     assert checkpoint.exists()
     assert (root / "stopped" / "drop" / "receipt.json").exists()
     assert not (root / "stopped" / "recover" / "receipt.json").exists()
+
+
+@pytest.mark.sim
+def test_whole_run_holds_an_untrained_policy_and_seals_it_as_held(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"tasks": [0], "pairs": 1, "floor_states": 1, "wrong_instruction": 0, "filmstrips": 0}
+    gate = {**small, "max_steps": 8, "open_loop": 4, "workers": 1}
+    path = recipe(root, output=str(root / "whole"), gate=gate)
+    code, found = call(capsys, "run", str(path))
+    assert (code, found["verdict"]) == (1, "hold"), found
+    assert found["done"][-3:] == ["gate", "report", "seal"]
+    artifact = Path(found["artifact"])
+    for name in ("evidence/gate.json", "evidence/probe.json", "recipe.yaml", "report.html", "bom.cdx.json"):
+        assert (artifact / name).is_file()
+    code, checked = call(capsys, "verify", str(artifact))
+    assert (code, checked["intact"], checked["verdict"]) == (1, True, "hold")
+    code, again = call(capsys, "run", str(path))
+    assert (code, again["done"], again["verdict"]) == (1, [], "hold")

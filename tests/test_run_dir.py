@@ -196,7 +196,10 @@ def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    code = f"import sys\nfrom pathlib import Path\nfrom compress.run_lock import locked\nwith locked(Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    sys.stdin.read()"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom compress.run_lock import locked\n"
+        f"with locked(Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     )
@@ -231,7 +234,7 @@ def test_full_disk_names_path_free_and_needed(tmp_path: Path, code: int) -> None
 
 
 def test_full_disk_prefers_the_file_that_failed(tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError, match="model.bin"), naming_full_disk(tmp_path, 1):
+    with pytest.raises(DiskFullError, match=r"model\.bin"), naming_full_disk(tmp_path, 1):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "model.bin"))
 
 
@@ -244,3 +247,33 @@ def test_too_little_space_is_refused_beforehand(tmp_path: Path) -> None:
     require_space(tmp_path / "not" / "there" / "yet", 1)
     with pytest.raises(DiskFullError, match="free, about"):
         require_space(tmp_path, 10**18)
+
+
+class LibraryError(Exception):
+    """What a library makes of a system error."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Error while serializing: IoError(Os { code: 28, message: No space left on device })", "Disk quota exceeded"],
+)
+def test_full_disk_is_recognised_behind_a_library(tmp_path: Path, words: str) -> None:
+    with pytest.raises(DiskFullError, match="disk full while writing"), naming_full_disk(tmp_path, 1):
+        raise LibraryError(words)
+
+
+def write_through_a_library() -> None:
+    try:
+        raise OSError(errno.ENOSPC, "full", "x.pt")
+    except OSError as error:
+        raise LibraryError("could not write") from error
+
+
+def test_full_disk_is_found_in_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match=r"disk full while writing x\.pt"), naming_full_disk(tmp_path, 1):
+        write_through_a_library()
+
+
+def test_other_library_errors_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(LibraryError), naming_full_disk(tmp_path, 1):
+        raise LibraryError("bad shape")

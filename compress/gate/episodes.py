@@ -105,15 +105,8 @@ def run_episode(
         tally.success = tally.success and past_success
     if watch is not None:
         _watch_the_end(env, watch)
-    return Outcome(
-        tally.success,
-        tally.steps,
-        tally.queries,
-        time.perf_counter() - began,
-        tally.infer_s,
-        cause,
-        tuple(tally.actions),
-    )
+    wall = time.perf_counter() - began
+    return Outcome(tally.success, tally.steps, tally.queries, wall, tally.infer_s, cause, tuple(tally.actions))
 
 
 class EndOfRecording(Exception):

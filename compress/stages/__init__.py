@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file per stage of a run: which settings decide it, which files it reads, and `run`. The order is `compress.pipeline`'s."""
+"""One file per stage: which settings decide it, which files it reads, and `run`. `compress.pipeline` has the order."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.models.registry import checkpoint_path
-from compress.progress import Progress
+from compress.progress import Indented, Progress
 from compress.recipe import Recipe
 from compress.run_dir import RunDir
 from compress.settings import to_plain
@@ -50,13 +50,18 @@ class Context:
 
     def say(self, text: str) -> None:
         """One line, indented below the stage's own."""
-        self.progress.say(f"      {text}")
+        self.indented.say(text)
+
+    @property
+    def indented(self) -> Progress:
+        """For functions that report by themselves."""
+        return Indented(self.progress)
 
     @contextmanager
     def bar(self, label: str, total: int = 0) -> Iterator[DoneTotalText]:
         """A bar behind the callback that the algorithms take: done, total, text."""
         with self.progress.bar(label, total) as view:
-            yield lambda done, whole, text: view.update(done, whole or total, text)
+            yield lambda done, whole, text: view.update(done, whole or total, "" if text == label else text)
 
 
 def sections(recipe: Recipe, *names: str) -> dict[str, Any]:

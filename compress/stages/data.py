@@ -76,14 +76,14 @@ def _generate(ctx: Context, made: GenerateSection) -> Path:
 
     folder = cache_folder() / digests.of_value([version(), to_plain(made)])[:16]
     ctx.say(f"demonstrations of {made.suite}, {made.episodes_per_task} per task, in {folder}")
-    with locked(folder):
+    with locked(folder, "it makes the same demonstrations, wait for it to end"):
         _remove_damaged(folder)
         write_demos(
             folder,
             suite=made.suite,
             workers=max(1, os.cpu_count() or 1),
             assets=ctx.recipe.gate.libero_assets,
-            progress=ctx.progress,
+            progress=ctx.indented,
             episodes_per_task=made.episodes_per_task,
             seed=made.seed,
             noise=made.noise,

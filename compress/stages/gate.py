@@ -51,10 +51,15 @@ def run(ctx: Context) -> Result:
 
 
 def tally(bar: Bar) -> Callable[[GateProgress], None]:
-    """A callback that shows the phase and how many of each arm's episodes succeeded."""
+    """A callback that shows the phase and how many of each arm's episodes succeeded in it."""
     won: dict[str, list[int]] = {}
+    phase = ""
 
     def show(step: GateProgress) -> None:
+        nonlocal phase
+        if step.phase != phase:
+            won.clear()
+            phase = step.phase
         count = won.setdefault(step.row.arm, [0, 0])
         count[0] += step.row.success
         count[1] += 1

@@ -48,7 +48,8 @@ def _gate(options: argparse.Namespace) -> Answer:
     given = [n for n in ("suite", "tasks", "libero_assets", *NUMBERS) if getattr(options, n) is not None]
     if options.recipe is not None and (by_hand or given):
         raise SettingsError(
-            f"give RECIPE alone, or --candidate and --baseline: the recipe has its own gate section ({', '.join(given) or 'artifacts'})"
+            "give RECIPE alone, or --candidate and --baseline: the recipe has its own gate section "
+            f"({', '.join(given) or 'artifacts'})"
         )
     if options.recipe is not None:
         return answer_for(options, "gate", ["gate"] if options.force else [])[1]

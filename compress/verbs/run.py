@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`compress run RECIPE`, and one verb for every stage that can be asked for by itself (it does what is missing before)."""
+"""`compress run RECIPE`, and one verb for every stage that can be asked for by itself."""
 
 from __future__ import annotations
 
