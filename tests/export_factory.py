@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from algorithm_factory import tokenizer_json
 
 from compress.data.samples import Sample
 from compress.export.draft import export_draft
 from compress.export.onnx_export import IR_VERSION, OPSET, ExportedGraph, graph_spec
 from compress.models.reference import ReferenceVla
 from compress.models.reference_config import ReferenceConfig, StackConfig
-from compress.reference import tokenizer
 from runtime.contract.conventions import NormMethod
 from runtime.contract.normalization import Normalization, Normalizers
 
@@ -39,14 +39,6 @@ def config(depth: int = 3) -> ReferenceConfig:
         patch_size=8,
         horizon=4,
     )
-
-
-@functools.cache
-def tokenizer_json() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        tokenizer.build(path, 512)
-        return path.read_bytes()
 
 
 def normalizers() -> Normalizers:

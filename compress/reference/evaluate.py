@@ -25,7 +25,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went; `steps` are control steps of 50 ms, `other` tells whether the *spoken* task's goal held instead."""
+    """Whether the goal of `job.task` was reached, and after how many control steps of 50 ms."""
 
     job: Job
     success: bool
