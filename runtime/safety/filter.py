@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`SafetyFilter`: the one way from a chunk to a command, and the only builder of `SafeTrajectory`.
+
+Order (first breach wins): names and horizon, finite, age, range, start jump, position, speed and its change; then, at
+each tick, the command for now, and a last look at the finished motion by code that did not plan it.
+Hard breaches reject the whole chunk; too fast slows the whole chunk along its own path; leaving the allowed space
+brakes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.contract.action import ActionSpec
+from runtime.contract.chunk import ActionChunk
+from runtime.safety.joints import JointPath
+from runtime.safety.limits import CartesianLimits, JointLimits, Timing
+from runtime.safety.motion import AdmittedChunk, ChunkRejected, CommandPath, Motion, Situation
+from runtime.safety.trajectory import _FILTER, CommandKind, SafeTrajectory
+from runtime.safety.twist import TwistPath
+from runtime.telemetry import StopCause
+
+GROSS = 3.0  # a value so many times beyond the trained range is no plan at all
+
+
+class SafetyFilter:
+    """Checks chunks against the policy's own spec and the station's limits, and releases commands.
+
+    Args:
+        spec: of the artifact.
+        limits: of the station; their type decides the command interface.
+        timing: ages and stretching.
+
+    Raises:
+        ContractError: actions that this interface cannot carry.
+    """
+
+    def __init__(self, spec: ActionSpec, limits: CartesianLimits | JointLimits, timing: Timing | None = None) -> None:
+        self._spec, self._timing = spec, timing or Timing()
+        self.refused = ""  # why the last command was not given
+        self.kind = CommandKind.TWIST if isinstance(limits, CartesianLimits) else CommandKind.JOINT_TRAJECTORY
+        self._path: CommandPath = (
+            TwistPath(spec, limits, self._timing)
+            if isinstance(limits, CartesianLimits)
+            else JointPath(spec, limits, self._timing)
+        )
+
+    def admit(self, chunk: ActionChunk, situation: Situation) -> AdmittedChunk:
+        """Check a fresh chunk.
+
+        Raises:
+            ChunkRejected: with the cause to record; nothing of the chunk may be used.
+        """
+        self._same_policy(chunk)
+        self._finite(chunk)
+        self._fresh(chunk, situation)
+        self._in_range(chunk)
+        return self._path.admit(chunk, situation)
+
+    def command(
+        self, chunk: AdmittedChunk, progress_s: float, situation: Situation, speed: float = 1.0
+    ) -> SafeTrajectory | None:
+        """The command `progress_s` into the chunk, at `speed` (0, 1] of its tempo.
+
+        None if the only safe thing is to brake; `refused` then says why.
+        """
+        if not 0.0 < speed <= 1.0:
+            raise ValueError(f"speed is {speed}, expected a number above 0 and at most 1")
+        motion = self._path.toward(chunk, progress_s, situation, speed)
+        if motion is None:
+            self.refused = "nothing that follows the chunk from here keeps the limits"
+            return None
+        return self._release(motion, situation)
+
+    def brake(self, situation: Situation) -> SafeTrajectory | None:
+        """The next command of a stop; None once there is nothing left to stop."""
+        motion = self._path.braking(situation)
+        return None if motion is None else self._release(motion, situation)
+
+    def forget(self) -> None:
+        """The robot rests: whatever was commanded is over."""
+        self._path.forget()
+
+    def _release(self, motion: Motion, situation: Situation) -> SafeTrajectory | None:
+        self.refused = self._path.breach(motion, situation)
+        if self.refused:
+            return None
+        safe = SafeTrajectory(
+            self.kind, self._path.names, situation.now_s, motion.times_s, motion.velocities, motion.positions,
+            motion.gripper, motion.scale, seal=_FILTER,
+        )  # fmt: skip
+        self._path.commanded(motion, situation.now_s)
+        return safe
+
+    def _same_policy(self, chunk: ActionChunk) -> None:
+        if chunk.names != self._spec.names or chunk.horizon != self._spec.horizon or chunk.dt_s != self._spec.dt_s:
+            raise ChunkRejected(
+                StopCause.CHUNK_REJECTED,
+                f"found {chunk.horizon} rows of {list(chunk.names)} every {chunk.dt_s} s, expected "
+                f"{self._spec.horizon} of {list(self._spec.names)} every {self._spec.dt_s} s",
+            )
+
+    def _finite(self, chunk: ActionChunk) -> None:
+        if not np.isfinite(chunk.values).all():
+            raise ChunkRejected(StopCause.POLICY_ERROR, "the chunk holds values that are not finite")
+
+    def _fresh(self, chunk: ActionChunk, situation: Situation) -> None:
+        age = situation.now_s - chunk.stamp_s
+        if age < -1e-6:
+            raise ChunkRejected(StopCause.CLOCK_JUMP, f"the chunk's observation is {-age:.3f} s in the future")
+        if age > self._timing.max_chunk_age_s or age >= chunk.horizon * chunk.dt_s:
+            raise ChunkRejected(
+                StopCause.CHUNK_LATE,
+                f"the chunk's observation is {age:.3f} s old, allowed are {self._timing.max_chunk_age_s:g} s and "
+                f"{chunk.horizon * chunk.dt_s:g} s of content",
+            )
+
+    def _in_range(self, chunk: ActionChunk) -> None:
+        """De-normalised values against the ranges that the artifact declares."""
+        physical = self._spec.to_physical(chunk.values)
+        middle, half = (self._spec.low + self._spec.high) / 2.0, (self._spec.high - self._spec.low) / 2.0
+        excess = np.abs(physical - middle) / half
+        if not excess.max() <= GROSS:
+            row, column = (int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
+            raise ChunkRejected(
+                StopCause.CHUNK_REJECTED,
+                f"row {row} asks {self._spec.names[column]} for {physical[row, column]:.4g}, the policy's own range is "
+                f"{self._spec.low[column]:g} to {self._spec.high[column]:g}",
+            )

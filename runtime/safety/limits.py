@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far, how fast: the station's limits, in SI units. They belong to the robot's parameters, not to the artifact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.errors import ContractError
+
+
+@dataclass(frozen=True)
+class CartesianLimits:
+    """Limits of the tool centre point (TCP) in the command frame.
+
+    Attributes:
+        linear_m_s, angular_rad_s: speed of the TCP, Euclidean norms.
+        linear_m_s2, angular_rad_s2: change of the commanded speed.
+        workspace_low, workspace_high: (x, y, z) box [m] that the TCP stays in.
+        max_start_jump_m, max_start_jump_rad: how far the TCP may be, when a chunk arrives, from where it was observed.
+    """
+
+    linear_m_s: float
+    angular_rad_s: float
+    linear_m_s2: float
+    angular_rad_s2: float
+    workspace_low: tuple[float, ...]
+    workspace_high: tuple[float, ...]
+    max_start_jump_m: float
+    max_start_jump_rad: float
+
+    def __post_init__(self) -> None:
+        for name in ("linear_m_s", "angular_rad_s", "linear_m_s2", "angular_rad_s2"):
+            _positive(name, getattr(self, name))
+        for name in ("max_start_jump_m", "max_start_jump_rad"):
+            _positive(name, getattr(self, name))
+        _box("workspace", self.workspace_low, self.workspace_high, 3)
+
+
+@dataclass(frozen=True)
+class JointLimits:
+    """Limits of each joint; every list is in the order of `names`.
+
+    Attributes:
+        low, high: positions [rad] (or [m] for a prismatic joint), margin already taken off.
+        velocity, acceleration: magnitudes.
+        max_start_jump_rad: how far a commanded joint may be from the measured one.
+    """
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    velocity: tuple[float, ...]
+    acceleration: tuple[float, ...]
+    max_start_jump_rad: float
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise ContractError(f"limits: joint names are {list(self.names)}, expected different names, at least one")
+        _box("joint", self.low, self.high, len(self.names))
+        for name in ("velocity", "acceleration"):
+            values = getattr(self, name)
+            if len(values) != len(self.names):
+                raise ContractError(f"limits: joint_{name} has {len(values)} numbers, expected {len(self.names)}")
+            for value in values:
+                _positive(f"joint_{name}", value)
+        _positive("max_start_jump_rad", self.max_start_jump_rad)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How old and how stretched a chunk may be.
+
+    Attributes:
+        max_chunk_age_s: from the observation to its use [s]; older answers are rejected.
+        max_time_scale: a chunk that would have to be slowed by more than this is rejected, not slowed.
+        commit_s: motion beyond now that a joint command carries before its stop [s].
+        command_timeout_s: after which the receiver of twists stops by itself [s] (MoveIt Servo: 0.1).
+    """
+
+    max_chunk_age_s: float = 0.5
+    max_time_scale: float = 4.0
+    commit_s: float = 0.1
+    command_timeout_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("max_chunk_age_s", "commit_s", "command_timeout_s"):
+            _positive(name, getattr(self, name))
+        if not (math.isfinite(self.max_time_scale) and self.max_time_scale >= 1.0):
+            raise ContractError(f"limits: max_time_scale is {self.max_time_scale}, expected a number of at least 1")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0.0):
+        raise ContractError(f"limits: {name} is {value}, expected a finite number above 0")
+
+
+def _box(name: str, low: Sequence[float], high: Sequence[float], size: int) -> None:
+    if len(low) != size or len(high) != size:
+        raise ContractError(f"limits: {name}_low/high have {len(low)} and {len(high)} numbers, expected {size} each")
+    for axis, (below, above) in enumerate(zip(low, high, strict=True)):
+        if not (math.isfinite(below) and math.isfinite(above) and below < above):
+            raise ContractError(f"limits: {name}_low/high[{axis}] are {below}, {above}, expected finite, low < high")
