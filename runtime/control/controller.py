@@ -156,6 +156,16 @@ class Controller:
         return self._scheduler.left_s
 
     @property
+    def tempo(self) -> float:
+        """Share of the policy's own speed that was last commanded; 0 outside a task."""
+        return self._tempo if self.state in ON_TASK else 0.0
+
+    @property
+    def command_names(self) -> tuple[str, ...]:
+        """Columns of the commands: axes or joints."""
+        return self._filter.names
+
+    @property
     def permitted(self) -> bool:
         """Guard and operator both say so, recently."""
         now, settings = self._wall.now(), self.settings

@@ -45,6 +45,11 @@ class SafetyFilter:
             else JointPath(spec, limits, self._timing)
         )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of the commands: axes or joints."""
+        return self._path.names
+
     def admit(self, chunk: ActionChunk, situation: Situation) -> AdmittedChunk:
         """Check a fresh chunk.
 

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All parameters of the controller, declared once, with ranges; read at configure and fixed from then on.
+
+Names and defaults are those of `launch/config/<robot>.yaml`; limits have no defaults, because no number is right for
+every robot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, ParameterType
+from rclpy.lifecycle import Node
+from rclpy.parameter import Parameter
+
+from runtime.contract.policy_spec import PolicySpec
+from runtime.control.controller import Settings
+from runtime.control.scheduler import Pace
+from runtime.errors import ContractError
+from runtime.inference.worker_process import WorkerOptions
+from runtime.safety.limits import CartesianLimits, JointLimits, Timing
+from runtime.safety.trajectory import CommandKind
+
+TRANSPORTS = ("raw", "compressed")
+
+
+class ParameterError(ValueError):
+    """A parameter that is missing or makes no sense; names it, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where a camera's images come from."""
+
+    key: str
+    topic: str
+    transport: str
+
+
+@dataclass(frozen=True)
+class Station:
+    """Everything that the robot's parameter file says."""
+
+    robot: str
+    artifact: Path
+    enable_motion: bool
+    require_regression: bool
+    kind: CommandKind
+    command_topic: str
+    command_frame: str
+    gripper_topic: str
+    joints_topic: str
+    joint_names: tuple[str, ...]
+    tcp_topic: str
+    tcp_frame: str
+    permit_topic: str
+    enable_topic: str
+    cameras: tuple[Camera, ...]
+    state: tuple[str, ...]
+    tick_hz: float
+    settings: Settings
+    limits: CartesianLimits | JointLimits
+    timing: Timing
+    worker: WorkerOptions
+
+
+# name -> (type or default, what it is[, low, high])
+_PLAIN: dict[str, tuple[Any, str]] = {
+    "robot": ("", "name of the robot, for people and reports"),
+    "artifact": ("", "artifact directory"),
+    "enable_motion": (False, "false = shadow mode: everything runs, no command is published"),
+    "require_regression": (True, "motion only for an artifact that passed the simulation regression"),
+    "command.interface": ("", "twist or joint_trajectory"),
+    "command.topic": ("", "where commands go"),
+    "command.frame": ("", "frame_id of twists"),
+    "gripper.topic": ("", "std_msgs/Float64 opening ratio, 0 closed to 1 open; empty = no gripper"),
+    "joints.topic": ("/joint_states", "sensor_msgs/JointState"),
+    "joints.names": ([""], "joints that every report must hold, by name"),
+    "tcp.topic": ("", "geometry_msgs/PoseStamped of the tool; empty = none"),
+    "tcp.frame": ("", "frame_id that the pose must have"),
+    "permit_topic": ("/dropgate_guard/permit", "std_msgs/Bool of the guard"),
+    "enable_topic": ("/enable", "std_msgs/Bool of the enabling input"),
+    "state": ([""], "source of every entry of the policy's state: tcp.x|y|z|rx|ry|rz or joint.<name>"),
+    "require_permit": (True, "the guard must permit motion all the time"),
+    "require_enable": (False, "the enabling input must be held all the time"),
+    "execute_rows": (0, "rows of a chunk that are executed before the next one is used; 0 = all"),
+    "max_rejects": (3, "rejected chunks in a row that are a fault"),
+    "worker.python": ("", "interpreter of the environment that holds the engine; empty = this one"),
+    "worker.backend": ("onnxruntime", "engine"),
+    "worker.provider": ("", "execution provider; empty = the artifact's first"),
+    "worker.threads": (0, "threads of the engine; 0 = all but one"),
+}
+_NUMBERS: dict[str, tuple[float, float, float, str]] = {
+    "tick_hz": (50.0, 5.0, 500.0, "ticks per second of wall time"),
+    "lead_s": (0.1, 0.0, 2.0, "how long before the end of a chunk the next one is asked for [s]"),
+    "ramp_in_s": (1.0, 0.0, 10.0, "from rest to full speed [s]"),
+    "late_speed": (0.5, 0.05, 1.0, "speed while an answer is overdue"),
+    "permit_timeout_s": (0.2, 0.05, 2.0, "a permission older than this is none [s]"),
+    "starve_after_s": (0.0, 0.0, 0.1, "how long the last row is held when no next one is due [s]"),
+    "max_pause_s": (2.0, 0.1, 60.0, "waiting for a chunk, longer is a fault [s]"),
+    "newest_within_s": (0.2, 0.001, 1.0, "greatest age of an observation that is used at once [s]"),
+    "max_clock_step_s": (0.5, 0.05, 5.0, "larger steps of the clock are a fault [s]"),
+    "max_duration_s": (120.0, 1.0, 3600.0, "of a task that names none [s]"),
+    "worker.start_timeout_s": (120.0, 1.0, 1800.0, "verify, load and warm up [s]"),
+    "worker.request_timeout_s": (1.0, 0.05, 60.0, "of one inference; then the worker is killed [s]"),
+    "limits.max_chunk_age_s": (0.5, 0.05, 2.0, "from observation to use [s]"),
+    "limits.max_time_scale": (4.0, 1.0, 20.0, "a chunk that must be slowed more is rejected"),
+    "limits.commit_s": (0.1, 0.05, 0.3, "motion that a joint command carries before its stop [s]"),
+    "limits.command_timeout_s": (0.1, 0.02, 0.5, "after which the receiver of twists stops by itself [s]"),
+}
+_CARTESIAN = ("linear_m_s", "angular_rad_s", "linear_m_s2", "angular_rad_s2", "max_start_jump_m", "max_start_jump_rad")
+_LISTS = ("workspace_low", "workspace_high", "joint_low", "joint_high", "joint_velocity", "joint_acceleration")
+
+
+def declare(node: Node) -> None:
+    """Declare every parameter that does not depend on the artifact."""
+    for name, (default, about) in _PLAIN.items():
+        node.declare_parameter(name, default, ParameterDescriptor(description=about, read_only=True))
+    for name, (default, low, high, about) in _NUMBERS.items():
+        span = [FloatingPointRange(from_value=low, to_value=high)]
+        node.declare_parameter(
+            name, default, ParameterDescriptor(description=about, floating_point_range=span, read_only=True)
+        )
+    for name in _CARTESIAN:
+        kind = ParameterDescriptor(type=ParameterType.PARAMETER_DOUBLE, description="station limit", read_only=True)
+        node.declare_parameter(f"limits.{name}", Parameter.Type.DOUBLE, kind)
+    for name in _LISTS:
+        kind = ParameterDescriptor(
+            type=ParameterType.PARAMETER_DOUBLE_ARRAY, description="station limit", read_only=True
+        )
+        node.declare_parameter(f"limits.{name}", Parameter.Type.DOUBLE_ARRAY, kind)
+
+
+def declare_cameras(node: Node, keys: Sequence[str]) -> None:
+    """Declare the parameters of the cameras that the artifact asks for."""
+    for key in keys:
+        for name, default, about in (("topic", "", "images"), ("transport", "raw", "raw or compressed")):
+            if not node.has_parameter(f"cameras.{key}.{name}"):
+                node.declare_parameter(
+                    f"cameras.{key}.{name}", default, ParameterDescriptor(description=about, read_only=True)
+                )
+
+
+def artifact_path(node: Node) -> Path:
+    """The artifact directory. Raises ParameterError if it is not given."""
+    given = _value(node, "artifact")
+    if not given:
+        raise ParameterError("`artifact` is empty, expected the folder of a sealed artifact: -p artifact:=FOLDER")
+    return Path(given).expanduser()
+
+
+def read(node: Node, policy: PolicySpec) -> Station:
+    """The station for this policy.
+
+    Raises:
+        ParameterError: missing or impossible.
+        runtime.errors.ContractError: limits without sense.
+    """
+    declare_cameras(node, policy.observation.image_keys)
+    kind = _interface(node)
+    joints = tuple(name for name in _value(node, "joints.names") if name)
+    threads = int(_value(node, "worker.threads"))
+    settings = Settings(
+        Pace(int(_value(node, "execute_rows")) or policy.action.horizon, _value(node, "lead_s")),
+        require_permit=_value(node, "require_permit"),
+        require_enable=_value(node, "require_enable"),
+        max_rejects=int(_value(node, "max_rejects")),
+        **{
+            name: _value(node, name)
+            for name in (
+                "ramp_in_s", "late_speed", "permit_timeout_s", "starve_after_s", "max_pause_s", "newest_within_s",
+                "max_clock_step_s", "max_duration_s",
+            )
+        },
+    )  # fmt: skip
+    worker = WorkerOptions(
+        python=_value(node, "worker.python") or None,
+        backend=_value(node, "worker.backend"),
+        provider=_value(node, "worker.provider") or None,
+        threads=threads or None,
+        allow_held=not _value(node, "enable_motion"),
+        start_timeout_s=_value(node, "worker.start_timeout_s"),
+        request_timeout_s=_value(node, "worker.request_timeout_s"),
+    )
+    timing = Timing(**{name: _value(node, f"limits.{name}") for name in Timing.__dataclass_fields__})
+    return Station(
+        robot=_value(node, "robot"),
+        artifact=artifact_path(node),
+        enable_motion=_value(node, "enable_motion"),
+        require_regression=_value(node, "require_regression"),
+        kind=kind,
+        command_topic=_topic(node, "command.topic"),
+        command_frame=_value(node, "command.frame"),
+        gripper_topic=_value(node, "gripper.topic"),
+        joints_topic=_topic(node, "joints.topic"),
+        joint_names=joints,
+        tcp_topic=_value(node, "tcp.topic"),
+        tcp_frame=_value(node, "tcp.frame"),
+        permit_topic=_topic(node, "permit_topic"),
+        enable_topic=_topic(node, "enable_topic"),
+        cameras=tuple(_camera(node, key) for key in policy.observation.image_keys),
+        state=tuple(name for name in _value(node, "state") if name),
+        tick_hz=_value(node, "tick_hz"),
+        settings=settings,
+        limits=_limits(node, kind, joints),
+        timing=timing,
+        worker=worker,
+    )
+
+
+def _limits(node: Node, kind: CommandKind, joints: tuple[str, ...]) -> CartesianLimits | JointLimits:
+    if kind is CommandKind.TWIST:
+        numbers = {name: _value(node, f"limits.{name}") for name in _CARTESIAN}
+        box = {name: tuple(_value(node, f"limits.{name}")) for name in ("workspace_low", "workspace_high")}
+        return CartesianLimits(**numbers, **box)
+    lists = {name: tuple(_value(node, f"limits.joint_{name}")) for name in ("low", "high", "velocity", "acceleration")}
+    arm = joints[: len(lists["low"])]
+    if len(arm) != len(lists["low"]):
+        raise ContractError(f"limits: joint_low has {len(lists['low'])} numbers, `joints.names` has {len(joints)}")
+    return JointLimits(arm, **lists, max_start_jump_rad=_value(node, "limits.max_start_jump_rad"))
+
+
+def _interface(node: Node) -> CommandKind:
+    given = _value(node, "command.interface")
+    try:
+        return CommandKind(given)
+    except ValueError:
+        allowed = ", ".join(kind.value for kind in CommandKind)
+        raise ParameterError(f"`command.interface` is {given!r}, expected one of: {allowed}") from None
+
+
+def _camera(node: Node, key: str) -> Camera:
+    topic, transport = _topic(node, f"cameras.{key}.topic"), _value(node, f"cameras.{key}.transport")
+    if transport not in TRANSPORTS:
+        raise ParameterError(f"`cameras.{key}.transport` is {transport!r}, expected one of: {', '.join(TRANSPORTS)}")
+    return Camera(key, topic, transport)
+
+
+def _topic(node: Node, name: str) -> str:
+    value: str = _value(node, name)
+    if not value:
+        raise ParameterError(f"`{name}` is empty, expected a topic; is the robot's parameter file loaded?")
+    return value
+
+
+def _value(node: Node, name: str) -> Any:
+    value = node.get_parameter_or(name, Parameter(name, Parameter.Type.NOT_SET)).value
+    if value is None:
+        raise ParameterError(f"`{name}` is not set; is the robot's parameter file loaded (--params-file)?")
+    return value

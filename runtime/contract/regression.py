@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulation regression's verdict beside an artifact: it must be about these bytes and this robot, and say `pass`.
+
+It lies in `<artifact>.regression/regression.json`, outside the artifact, because it is made afterwards, on the station.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from runtime.contract.artifact import Artifact
+from runtime.errors import GateRefusedError
+
+SCHEMA = "dropgate.regression/1"
+FOLDER_SUFFIX, REPORT = ".regression", "regression.json"
+NEXT = "run: ros2 run dropgate_sim regress ARTIFACT"
+
+
+def regression_folder(artifact: Path) -> Path:
+    """Where the evidence about an artifact directory lies: its sibling."""
+    return artifact.with_name(artifact.name + FOLDER_SUFFIX)
+
+
+def check_regression(artifact: Artifact, robot: str) -> dict[str, Any]:
+    """The report, if it allows motion.
+
+    Raises:
+        GateRefusedError: missing, unreadable, of another artifact or robot, or not passed.
+    """
+    path = regression_folder(artifact.root) / REPORT
+    try:
+        report = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise GateRefusedError(f"simulation regression: {path} is not there; {NEXT}") from None
+    except (OSError, ValueError) as error:
+        raise GateRefusedError(f"simulation regression: {path} cannot be read ({error}); {NEXT}") from error
+    expected = {
+        "schema": SCHEMA,
+        "artifact_id": artifact.manifest.artifact_id,
+        "policy_id": artifact.manifest.policy_id,
+        "robot": robot,
+        "verdict": "pass",
+    }
+    found = report if isinstance(report, dict) else {}
+    for name, wanted in expected.items():
+        if found.get(name) != wanted:
+            raise GateRefusedError(
+                f"simulation regression: {path} has {name} {found.get(name)!r}, expected {wanted!r}; {NEXT}"
+            )
+    return found

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The independent watchdog: says whether motion is permitted. It may only take permission away, never start anything.
+
+It lives in a process of its own and looks at what the controller cannot judge about itself: that it is alive, that
+nobody else commands the arm, that the robot still reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.clock import Clock
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """Greatest silences [s] of wall time.
+
+    Attributes:
+        heartbeat_s: of the controller.
+        joints_s: of the robot's joint states.
+        require_enable: an operator's enabling input must be held too.
+        enable_s: of that input.
+    """
+
+    heartbeat_s: float = 0.3
+    joints_s: float = 0.5
+    require_enable: bool = False
+    enable_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat_s", "joints_s", "enable_s"):
+            if not 0.0 < getattr(self, name) < 60.0:
+                raise ValueError(f"guard: {name} is {getattr(self, name)}, expected seconds above 0 and below 60")
+
+
+class Guard:
+    """Collects signs of life; `objection` says what is missing."""
+
+    def __init__(self, settings: GuardSettings, wall: Clock) -> None:
+        self._settings, self._wall = settings, wall
+        self._beat: int | None = None
+        self._seen: dict[str, float] = {}
+        self.publishers = 0
+
+    def heartbeat(self, count: int) -> None:
+        """The controller's counter; only a counter that moves is a sign of life."""
+        if count != self._beat:
+            self._beat = count
+            self._seen["heartbeat"] = self._wall.now()
+
+    def joints(self) -> None:
+        """The robot has reported."""
+        self._seen["joints"] = self._wall.now()
+
+    def enable(self, held: bool) -> None:
+        """The enabling input; letting go counts at once."""
+        if held:
+            self._seen["enable"] = self._wall.now()
+        else:
+            self._seen.pop("enable", None)
+
+    def objection(self) -> str:
+        """Why motion is not permitted, in words; empty if it is."""
+        settings = self._settings
+        watched = [("heartbeat", settings.heartbeat_s, "the controller"), ("joints", settings.joints_s, "the robot")]
+        if settings.require_enable:
+            watched.append(("enable", settings.enable_s, "the enabling input"))
+        for name, limit, who in watched:
+            seen = self._seen.get(name)
+            if seen is None:
+                return f"nothing has been heard from {who}"
+            if self._wall.now() - seen > limit:
+                return f"{who} has been silent for {self._wall.now() - seen:.2f} s, at most {limit:g} s is allowed"
+        if self.publishers > 1:
+            return f"{self.publishers} nodes publish commands for this arm, expected one"
+        return ""

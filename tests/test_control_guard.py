@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guard objects to silence, to a stuck counter and to a second commander; it cannot start any motion."""
+
+import pytest
+
+from runtime.clock import FakeClock
+from runtime.control.guard import Guard, GuardSettings
+
+
+def guard(**changes):
+    clock = FakeClock()
+    watch = Guard(GuardSettings(**changes), clock)
+    return watch, clock
+
+
+def alive(watch: Guard, clock: FakeClock, ticks: int = 3) -> None:
+    for k in range(ticks):
+        clock.advance(0.1)
+        watch.heartbeat(k + int(clock.now() * 1000))
+        watch.joints()
+
+
+def test_permission_needs_every_sign_of_life():
+    watch, _ = guard()
+    assert "controller" in watch.objection()
+    watch.heartbeat(1)
+    assert "robot" in watch.objection()
+    watch.joints()
+    assert watch.objection() == ""
+
+
+@pytest.mark.parametrize(("silent", "word"), [("heartbeat", "controller"), ("joints", "robot")])
+def test_silence_takes_permission_away(silent, word):
+    watch, clock = guard()
+    alive(watch, clock)
+    for k in range(6):
+        clock.advance(0.1)
+        if silent != "heartbeat":
+            watch.heartbeat(10_000 + k)
+        if silent != "joints":
+            watch.joints()
+    assert word in watch.objection()
+
+
+def test_a_counter_that_stands_still_is_no_heartbeat():
+    watch, clock = guard()
+    alive(watch, clock)
+    for _ in range(5):
+        clock.advance(0.1)
+        watch.heartbeat(7)
+        watch.joints()
+    assert "controller" in watch.objection()
+
+
+def test_letting_go_of_the_enabling_input_counts_at_once():
+    watch, clock = guard(require_enable=True)
+    alive(watch, clock)
+    watch.enable(True)
+    assert watch.objection() == ""
+    watch.enable(False)
+    assert "enabling input" in watch.objection()
+
+
+def test_a_second_commander_is_an_objection():
+    watch, clock = guard()
+    alive(watch, clock)
+    watch.publishers = 2
+    assert "2 nodes publish" in watch.objection()
+
+
+@pytest.mark.parametrize("changes", [{"heartbeat_s": 0.0}, {"joints_s": float("nan")}, {"enable_s": -1.0}])
+def test_settings_without_sense_are_refused(changes):
+    with pytest.raises(ValueError, match="guard"):
+        GuardSettings(**changes)
