@@ -7,6 +7,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compress.gate.rows import EpisodeRow
 
 SUITE = "dropgate_tabletop"
 
@@ -103,20 +107,21 @@ def run_eval(args: argparse.Namespace) -> int:
 
     first, _, last = args.states.partition("-")
     suite = open_suite(args.suite)
-    todo = jobs(len(suite.tasks), range(int(first), int(last or first) + 1), args.wrong_instruction)
+    caps = [task.max_steps for task in suite.tasks]
+    todo = jobs(len(suite.tasks), range(int(first), int(last or first) + 1), args.wrong_instruction, caps)
     tally: list[bool] = []
 
-    def show(outcome: object) -> None:
-        tally.append(bool(getattr(outcome, "success", False)))
+    def show(row: EpisodeRow) -> None:
+        tally.append(row.success)
         print(f"\r{sum(tally)} of {len(tally)} succeeded ({len(todo)} in all)", end="", file=sys.stderr, flush=True)
 
-    outcomes = evaluate(args.checkpoint, args.suite, todo, args.workers, show)
+    rows = evaluate(args.checkpoint, args.suite, todo, args.workers, show)
     print(file=sys.stderr)
     result = {
         "checkpoint": str(args.checkpoint),
         "suite": args.suite,
         "wrong_instruction": args.wrong_instruction,
-        **summary(outcomes, [t.name for t in suite.tasks]),
+        **summary(rows, [t.name for t in suite.tasks]),
     }
     if args.out is not None:
         write_json(args.out, result)

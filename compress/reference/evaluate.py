@@ -1,46 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a checkpoint in closed loop, on stored initial states, with the right sentence or a wrong one."""
+"""Measure a checkpoint in closed loop, on stored initial states, with the right sentence or a wrong one.
+
+The same episodes as the gate's (`compress.gate.episodes`), with torch instead of an exported graph as the policy.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compress.gate.jobs import Job, WorkerSetup
+from compress.gate.plan import Pair
+from compress.gate.policies import PolicySource
+from compress.gate.rows import EpisodeRow
+from compress.gate.workers import WorkerPool
+from runtime.contract.chunk import ActionChunk
 
-@dataclass(frozen=True)
-class Job:
-    """One episode: stored state `state` of task `task`, spoken sentence of task `spoken`."""
-
-    task: int
-    spoken: int
-    state: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Whether the goal of `job.task` was reached, and after how many control steps of 50 ms."""
-
-    job: Job
-    success: bool
-    steps: int
+TIMEOUT_S = 600.0
+_FACTORY = "compress.reference.evaluate:TorchPolicy"
 
 
-def jobs(tasks: int, states: range, wrong: bool, seed: int = 0) -> list[Job]:
+class TorchPolicy:
+    """A reference checkpoint behind what the gate asks of a policy, on one thread."""
+
+    def __init__(self, checkpoint: str) -> None:
+        import torch
+
+        from compress.models.reference import ReferenceVla
+
+        torch.set_num_threads(1)
+        self._model = ReferenceVla.load(Path(checkpoint))
+        self._action = self._model.specs()["action"]
+
+    def infer(self, observation: Mapping[str, np.ndarray], instruction: str, stamp_s: float) -> ActionChunk:
+        """The chunk for one observation."""
+        from compress.data.samples import Sample
+
+        config = self._model.config
+        images = {camera: observation[camera] for camera in config.cameras}
+        blank = np.zeros((config.horizon, config.action_dim), np.float32)
+        pad = np.zeros(config.horizon, bool)
+        sample = Sample(images, observation["state"], blank, pad, instruction, "live/0/0")
+        values = self._model.chunk(self._model.collate([sample]))[0].numpy()
+        return ActionChunk.of(values, self._action, stamp_s)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def jobs(tasks: int, states: range, wrong: bool, max_steps: list[int], seed: int = 0) -> list[Job]:
     """Every task with every state; `wrong` speaks the task that names the other block and the other tray."""
-    spoken = (lambda task: (tasks - 1) - task) if wrong else (lambda task: task)
-    return [Job(task, spoken(task), state, seed + state) for state in states for task in range(tasks)]
+    arm = "wrong_instruction" if wrong else "candidate"
+    return [
+        Job.of(
+            arm, "candidate", Pair(task, state, seed + state), max_steps[task], (tasks - 1) - task if wrong else None
+        )
+        for state in states
+        for task in range(tasks)
+    ]
 
 
 def evaluate(
-    checkpoint: Path, suite: str, todo: list[Job], workers: int, on_outcome: Callable[[Outcome], None] | None = None
-) -> list[Outcome]:
+    checkpoint: Path, suite: str, todo: list[Job], workers: int, on_row: Callable[[EpisodeRow], None] | None = None
+) -> list[EpisodeRow]:
     """Run every job.
 
     Args:
@@ -48,92 +75,39 @@ def evaluate(
         suite: suite name.
         todo: episodes.
         workers: processes, one thread each.
-        on_outcome: called as episodes finish.
+        on_row: called as episodes finish.
     """
-    context = multiprocessing.get_context("spawn")
-    done: list[Outcome] = []
-    by_task = sorted(todo, key=lambda job: job.task)  # a worker then rarely rebuilds its environment
-    shares = [by_task[k::workers] for k in range(workers)]
-    queue: Any = context.SimpleQueue()
-    processes = [
-        context.Process(target=_work, args=(checkpoint, suite, share, queue), daemon=True) for share in shares if share
-    ]
-    for process in processes:
-        process.start()
-    for outcome in _receive(queue, processes, len(todo)):
-        done.append(outcome)
-        if on_outcome is not None:
-            on_outcome(outcome)
-    for process in processes:
-        process.join()
-    return done
-
-
-def _receive(queue: Any, processes: list[Any], expected: int) -> Iterator[Outcome]:
-    import time
-
-    received = 0
-    while received < expected:
-        if not queue.empty():
-            item = queue.get()
-            if isinstance(item, BaseException):
-                raise item
-            received += 1
-            yield item
-        elif all(not process.is_alive() for process in processes):
-            raise RuntimeError(f"the workers ended after {received} of {expected} episodes; see their output above")
-        else:
-            time.sleep(0.05)
-
-
-def _work(checkpoint: Path, suite_name: str, share: list[Job], queue: Any) -> None:
-    import torch
-
     from compress.models.reference import ReferenceVla
-    from compress.sim.envs import TaskEnv, open_suite
 
-    torch.set_num_threads(1)
-    try:
-        model, suite, env, task = ReferenceVla.load(checkpoint), open_suite(suite_name), None, -1
-        for job in share:
-            if env is None or job.task != task:
-                if env is not None:
-                    env.close()
-                env, task = TaskEnv(suite, suite.tasks[job.task], image_size=model.config.image_size), job.task
-            queue.put(_episode(model, suite, env, job))
-    except Exception as error:
-        queue.put(RuntimeError(f"{type(error).__name__}: {error}"))
+    model = ReferenceVla.load(checkpoint)
+    source = PolicySource(model.identity(), factory=_FACTORY, options={"checkpoint": str(Path(checkpoint).absolute())})
+    setup = WorkerSetup(suite, "", model.config.image_size, model.config.horizon, 4, {"candidate": source})
+    rows: list[EpisodeRow] = []
 
+    def arrived(row: EpisodeRow) -> None:
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
 
-def _episode(model: Any, suite: Any, env: Any, job: Job) -> Outcome:
-    from compress.data.samples import Sample
-
-    config = model.config
-    observation = env.reset(job.state, seed=job.seed)
-    sentence = suite.tasks[job.spoken].language
-    blank, pad = np.zeros((config.horizon, config.action_dim), np.float32), np.zeros(config.horizon, bool)
-    while not env.success and env.steps < env.task.max_steps:
-        images = {camera: observation[camera] for camera in config.cameras}
-        batch = model.collate([Sample(images, observation["state"], blank, pad, sentence, "live/0/0")])
-        actions = model.chunk(batch)[0].numpy()
-        for k, action in enumerate(actions):
-            if env.step(action, want_images=k == len(actions) - 1) or env.steps >= env.task.max_steps:
-                break
-        else:
-            observation = env.observe()
-    return Outcome(job, env.success, env.steps)
+    by_task = sorted(todo, key=lambda job: job.task)  # a worker then rarely builds an environment
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        WorkerPool(setup, workers, TIMEOUT_S, Path(logs), {job.task: str(job.task) for job in todo}) as pool,
+    ):
+        pool.run(by_task, arrived)
+    return rows
 
 
-def summary(outcomes: list[Outcome], names: list[str]) -> dict[str, Any]:
+def summary(rows: list[EpisodeRow], names: list[str]) -> dict[str, Any]:
     """Success over all and by task, with every episode."""
-    by_task = {name: [o.success for o in outcomes if o.job.task == i] for i, name in enumerate(names)}
+    by_task = {name: [row.success for row in rows if row.task == i] for i, name in enumerate(names)}
+    won = [row.steps for row in rows if row.success]
+    shown = ("task", "told", "state", "seed", "success", "steps", "error")
     return {
-        "episodes": len(outcomes),
-        "success": float(np.mean([o.success for o in outcomes])) if outcomes else None,
-        "by_task": {name: [int(np.sum(rows)), len(rows)] for name, rows in by_task.items()},
-        "median_steps": float(np.median([o.steps for o in outcomes if o.success]))
-        if any(o.success for o in outcomes)
-        else None,
-        "rows": [{**asdict(o.job), "success": o.success, "steps": o.steps} for o in outcomes],
+        "episodes": len(rows),
+        "success": float(np.mean([row.success for row in rows])) if rows else None,
+        "by_task": {name: [int(np.sum(found)), len(found)] for name, found in by_task.items()},
+        "median_steps": float(np.median(won)) if won else None,
+        "rows": [{name: getattr(row, name) for name in shown} for row in rows],
         "hardware": platform.machine(),
     }
