@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m runtime verify | inspect | bench ARTIFACT [--json]`.
+"""`python -m runtime verify | inspect | bench ARTIFACT [--json]`, and `worker`, which controllers start.
 
 Exit 0 = fine, 1 = refused with one sentence, 2 = usage.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,15 +50,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--runs", type=int, default=100, help="timed calls (default: %(default)s)")
     for command, run in ((verify, _verify), (inspect, _inspect), (bench, _bench)):
-        command.add_argument("artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)")
         command.add_argument("--json", action="store_true", help="print JSON for programs")
         command.set_defaults(run=run)
-    for command in (verify, bench):
+    worker = commands.add_parser("worker", help="answer one controller over an inherited socket; not started by hand")
+    _add_worker(worker)
+    for command in (verify, inspect, bench, worker):
+        command.add_argument("artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)")
+    for command in (verify, bench, worker):
+        choice = "one core less than there are" if command is worker else "the engine's own choice"
         command.add_argument("--backend", default="onnxruntime", help="engine (default: %(default)s)")
-        command.add_argument(
-            "--threads", type=int, default=None, help="engine threads (default: the engine's own choice)"
-        )
+        command.add_argument("--threads", type=int, default=None, help=f"engine threads (default: {choice})")
     return parser
+
+
+def _add_worker(worker: argparse.ArgumentParser) -> None:
+    worker.add_argument("--fd", type=int, required=True, help="number of the inherited socket")
+    worker.add_argument("--provider", default=None, help="execution provider (default: the manifest's first)")
+    worker.add_argument(
+        "--allow-held", action="store_true", help="also load what the gate held back; only for shadow mode"
+    )
+    worker.set_defaults(run=_worker, json=False)
 
 
 def _verify(options: argparse.Namespace) -> Answer:
@@ -118,6 +130,21 @@ def _bench(options: argparse.Namespace) -> Answer:
     threads = options.threads or "engine default"
     ids = {"artifact_id": policy.manifest.artifact_id, "policy_id": policy.manifest.policy_id}
     return True, {**ids, "backend": options.backend, "threads": threads, **dataclasses.asdict(latency)}
+
+
+def _worker(options: argparse.Namespace) -> Answer:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the controller; set before anything slow
+    from runtime.inference.worker import run_worker
+
+    served = run_worker(
+        options.artifact,
+        options.fd,
+        backend=options.backend,
+        threads=options.threads,
+        provider=options.provider,
+        allow_held=options.allow_held,
+    )
+    return True, dataclasses.asdict(served)
 
 
 def _load(options: argparse.Namespace) -> Any:

@@ -44,3 +44,10 @@ class PolicyOutputError(DropGateRuntimeError):
 
     Fixed by the policy's author.
     """
+
+
+class WireError(DropGateRuntimeError):
+    """Bytes between controller and policy worker are not a valid frame or message.
+
+    Never repaired: the link is dropped. Fixed by running the same version on both sides.
+    """

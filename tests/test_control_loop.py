@@ -6,7 +6,7 @@ import pytest
 from control_world import SPEC, World, values
 
 from runtime.control.controller import PolicyFailure
-from runtime.control.observation import JOINTS, TCP
+from runtime.control.observation import JOINTS, TCP, ObservationProblem
 from runtime.control.state import NotAllowed, State
 from runtime.telemetry import StopCause
 
@@ -116,6 +116,22 @@ def test_every_loss_stops_the_arm_and_latches_with_its_cause(spoil, cause):
     spoil(world)
     world.step(40)
     assert_still_after_fault(world, cause)
+
+
+def test_streams_that_stay_apart_in_time_stop_the_arm_by_that_name_and_not_at_once():
+    world = running(max_pause_s=0.5)
+
+    def apart(now_s):
+        raise ObservationProblem(StopCause.OBSERVATION_SKEWED, "wrist -0.070")
+
+    world.buffer.snapshot = apart
+    world.step(20)
+    assert world.controller.incident.cause is StopCause.NONE
+    world.step(60)
+    assert world.controller.incident.cause is StopCause.OBSERVATION_SKEWED
+    assert "wrist" in world.controller.incident.text
+    del world.buffer.snapshot
+    assert_still_after_fault(world, StopCause.OBSERVATION_SKEWED)
 
 
 def test_nan_from_the_policy_never_reaches_the_arm_and_three_in_a_row_are_a_fault():

@@ -6,6 +6,7 @@ Shipped, for users' tests and ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -31,12 +32,34 @@ class Fault(str, Enum):
     STALL = "stall"
 
 
+FAULTS = [fault.value for fault in Fault]
+
+
 @dataclass(frozen=True)
 class Step:
     """One scripted call: `latency_s` [s] slept on the injected clock, then the fault."""
 
     latency_s: float = 0.0
     fault: Fault = Fault.NONE
+
+
+def parse_script(text: str) -> tuple[Step, ...]:
+    """Steps from text such as `none,nan,0.2,raise@0.05,stall`: faults, each with `@latency_s`, or a latency alone.
+
+    Empty text is an empty script. BackendError names the step that is neither.
+    """
+    return tuple(_parse_step(item.strip()) for item in text.split(",")) if text else ()
+
+
+def _parse_step(item: str) -> Step:
+    fault, _, latency = item.partition("@")
+    try:
+        step = Step(float(latency or "0"), Fault(fault)) if fault in FAULTS else Step(float(item))
+    except ValueError as error:
+        raise BackendError(f"fake script: found {item!r}, expected a latency [s] or one of {FAULTS}") from error
+    if not 0.0 <= step.latency_s < math.inf:
+        raise BackendError(f"fake script: found {item!r}, expected a finite latency >= 0 s")
+    return step
 
 
 class FakeBackend:

@@ -9,23 +9,29 @@ from runtime.backends.base import Backend
 from runtime.errors import BackendError
 
 
-def _onnxruntime(threads: int | None, provider: str | None) -> Backend:
+def _onnxruntime(threads: int | None, provider: str | None, detail: str) -> Backend:
+    if detail:
+        raise BackendError(f"backend 'onnxruntime': found {detail!r} after the colon, expected nothing")
     from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(threads=threads, provider=provider)
 
 
-def _fake(threads: int | None, provider: str | None) -> Backend:
-    from runtime.backends.fake_backend import FakeBackend
+def _fake(threads: int | None, provider: str | None, detail: str) -> Backend:
+    from runtime.backends.fake_backend import FakeBackend, parse_script
 
-    return FakeBackend()
+    return FakeBackend(parse_script(detail))
 
 
-BACKENDS: dict[str, Callable[[int | None, str | None], Backend]] = {"onnxruntime": _onnxruntime, "fake": _fake}
+BACKENDS: dict[str, Callable[[int | None, str | None, str], Backend]] = {"onnxruntime": _onnxruntime, "fake": _fake}
 
 
 def create_backend(name: str, *, threads: int | None = None, provider: str | None = None) -> Backend:
-    """A new engine of that name; BackendError lists the names there are."""
-    if name not in BACKENDS:
+    """A new engine of that name; BackendError lists the names there are.
+
+    `fake:SCRIPT` plays faults (see `runtime.backends.fake_backend.parse_script`); other engines take no script.
+    """
+    kind, _, detail = name.partition(":")
+    if kind not in BACKENDS:
         raise BackendError(f"backend: found {name!r}, available: {sorted(BACKENDS)}")
-    return BACKENDS[name](threads, provider)
+    return BACKENDS[kind](threads, provider, detail)

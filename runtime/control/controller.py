@@ -94,6 +94,7 @@ class Task:
     commands: int = 0
     rejected: int = 0
     rejected_in_a_row: int = 0
+    skewed: str = ""
     cause: StopCause = StopCause.NONE
     text: str = ""
 
@@ -385,8 +386,12 @@ class Controller:
             return
         try:
             snapshot = self.buffer.snapshot(now)
+            task.skewed = ""
         except ObservationProblem as problem:
-            self.fault(problem.cause, str(problem))
+            if problem.cause is StopCause.OBSERVATION_SKEWED:
+                task.skewed = str(problem)  # a stream that stops is skewed before it is stale: wait which one it is
+            else:
+                self.fault(problem.cause, str(problem))
             return
         if now - snapshot.stamp_s > self.settings.newest_within_s:
             return
@@ -403,7 +408,8 @@ class Controller:
         if task.waiting_since_s is None:
             task.waiting_since_s = self._wall.now()
         if self._wall.now() - task.waiting_since_s > self.settings.max_pause_s:
-            self.fault(StopCause.CHUNK_LATE, f"no usable chunk for {self.settings.max_pause_s:g} s")
+            late = (StopCause.CHUNK_LATE, f"no usable chunk for {self.settings.max_pause_s:g} s")
+            self.fault(*((StopCause.OBSERVATION_SKEWED, task.skewed) if task.skewed else late))
         task.starved_since_s = now if task.starved_since_s is None else task.starved_since_s
         if now - task.starved_since_s < self.settings.starve_after_s:
             return None

@@ -33,11 +33,7 @@ class Preprocessor:
 
         Keys not in the spec are ignored.
         """
-        missing = [key for key in self._spec.keys if key not in observation]
-        if missing:
-            raise ObservationError(
-                f"observation: missing {missing}, found {sorted(observation)}, expected {list(self._spec.keys)}"
-            )
+        check_keys(observation, self._spec)
         images = [normalised_image(observation[spec.key], spec) for spec in self._spec.images]
         state = checked_state(observation[self._spec.state.key], self._spec.state)
         try:
@@ -47,8 +43,17 @@ class Preprocessor:
         return {PIXELS: np.stack(images)[None], STATE: normalised[None]}
 
 
-def normalised_image(image: NDArray[Any], spec: ImageSpec) -> NDArray[np.float32]:
-    """One camera image as handed over -> (3, H, W) float32, `(x / 255 - mean) / std` computed in float32."""
+def check_keys(observation: Observation, spec: ObservationSpec) -> None:
+    """ObservationError unless every key of the spec is there."""
+    missing = [key for key in spec.keys if key not in observation]
+    if missing:
+        raise ObservationError(
+            f"observation: missing {missing}, found {sorted(observation)}, expected {list(spec.keys)}"
+        )
+
+
+def checked_image(image: NDArray[Any], spec: ImageSpec) -> NDArray[np.uint8]:
+    """The image as handed over, if it has the spec's dtype and shape; ObservationError names what differs."""
     where = f"observation[{spec.key!r}]"
     if not isinstance(image, np.ndarray):
         raise ObservationError(
@@ -58,7 +63,13 @@ def normalised_image(image: NDArray[Any], spec: ImageSpec) -> NDArray[np.float32
         found = f"{image.dtype.name} {image.shape}"
         expected = f"{spec.dtype.value} {spec.shape} ({spec.layout.value}, {spec.colour_order.value})"
         raise ObservationError(f"{where}: found {found}, expected {expected}")
-    planes = image.transpose(2, 0, 1) if spec.layout is Layout.HWC else image
+    return image
+
+
+def normalised_image(image: NDArray[Any], spec: ImageSpec) -> NDArray[np.float32]:
+    """One camera image as handed over -> (3, H, W) float32, `(x / 255 - mean) / std` computed in float32."""
+    checked = checked_image(image, spec)
+    planes = checked.transpose(2, 0, 1) if spec.layout is Layout.HWC else checked
     mean = np.asarray(spec.mean, dtype=np.float32)[:, None, None]
     std = np.asarray(spec.std, dtype=np.float32)[:, None, None]
     normalised: NDArray[np.float32] = (planes.astype(np.float32) / np.float32(255.0) - mean) / std
