@@ -259,7 +259,7 @@ def test_an_exception_inside_a_tick_is_a_stop_not_a_crash():
 
 
 def test_in_frozen_time_a_tick_commands_once_and_waits_for_the_answer():
-    world = World(starve_after_s=0.04, latency_s=0.0, ramp_in_s=0.0).ready()
+    world = World(lockstep=True, latency_s=0.0, ramp_in_s=0.0).ready()
     world.controller.start("go")
     for _ in range(20):  # a simulation in lockstep: time moves by one row when a command has come
         commands = 0

@@ -22,6 +22,7 @@ from runtime.safety.trajectory import SafeTrajectory
 from runtime.telemetry import Incident, LatencyHistogram, StopCause
 
 _EDGE_S = 1e-6
+SAME_INSTANT_S = 1e-3
 
 
 class PolicyFailure(Exception):
@@ -59,8 +60,8 @@ class Settings:
         require_enable: an operator's enabling input must be held all the time.
         max_rejects: chunks rejected one after the other before it is a fault.
         max_pause_s: time that may be spent waiting for a fresh chunk before it is a fault.
-        starve_after_s: how long the last row may be held when no next one is due; then braking begins.
-        newest_within_s: an observation is used if it is at most so old; otherwise a newer one is waited for.
+        lockstep: a simulation's time stands still until a command comes, so every tick waits for the observation of its
+            own instant and for the answer to it. Never for a robot.
         max_clock_step_s: a larger step of the clock during motion is a fault.
         max_duration_s: of a task without one of its own.
     """
@@ -73,8 +74,7 @@ class Settings:
     require_enable: bool = False
     max_rejects: int = 3
     max_pause_s: float = 2.0
-    starve_after_s: float = 0.0
-    newest_within_s: float = math.inf
+    lockstep: bool = False
     max_clock_step_s: float = 0.5
     max_duration_s: float = 120.0
 
@@ -350,6 +350,8 @@ class Controller:
         task = self.task
         assert task is not None
         self._scheduler.advance(now, self._tempo)
+        if self.settings.lockstep and max(self.buffer.ages(now).values()) > SAME_INSTANT_S:
+            return None
         self._ask(task, now)
         if self.state not in ON_TASK or now <= self._command_s + _EDGE_S:
             return None
@@ -393,8 +395,6 @@ class Controller:
             else:
                 self.fault(problem.cause, str(problem))
             return
-        if now - snapshot.stamp_s > self.settings.newest_within_s:
-            return
         if self._observed is not None and snapshot.stamp_s <= self._observed.stamp_s and task.rejected_in_a_row == 0:
             return
         try:
@@ -411,8 +411,8 @@ class Controller:
             late = (StopCause.CHUNK_LATE, f"no usable chunk for {self.settings.max_pause_s:g} s")
             self.fault(*((StopCause.OBSERVATION_SKEWED, task.skewed) if task.skewed else late))
         task.starved_since_s = now if task.starved_since_s is None else task.starved_since_s
-        if now - task.starved_since_s < self.settings.starve_after_s:
-            return None
+        if self.settings.lockstep and now <= task.starved_since_s + _EDGE_S:
+            return None  # the answer is on its way, and nothing moves meanwhile
         moved = task.moving_since_s is not None
         command = self._brake(now)
         if command is None and moved and self.machine.can(Event.STARVED) and now > self._command_s + _EDGE_S:

@@ -24,6 +24,7 @@ from runtime.telemetry import StopCause
 JOINTS, TCP = "joints", "tcp"
 KEPT = 8  # samples of a camera
 KEPT_ROBOT = 128  # samples of joints and pose: faster than cameras
+EDGE_S = 1e-6  # stamps are sums of floats
 FUTURE_S = 0.02  # how far a stamp may be ahead of our clock
 FROZEN_FRAMES, FROZEN_MOTION_M = 5, 0.01
 _TCP_AXES = {"x": 0, "y": 1, "z": 2}
@@ -230,7 +231,7 @@ class ObservationBuffer:
                 "allowed",
             )
         for name, stamp in stamps.items():
-            if now_s - stamp > self._ages[name]:
+            if now_s - stamp > self._ages[name] + EDGE_S:
                 raise _stale(name, now_s - stamp, self._ages[name])
         joints, tcp = chosen.get(JOINTS), chosen.get(TCP)
         measured = _measured(min(stamps.values()), joints and joints[1], tcp and tcp[1])
@@ -292,7 +293,7 @@ class ObservationBuffer:
     def _require(self, name: str, now_s: float, limit: float) -> None:
         stream = self._streams[name]
         age = now_s - stream.samples[-1][0] if stream.samples else math.inf
-        if age <= limit:
+        if age <= limit + EDGE_S:
             return
         if stream.refused:
             raise ObservationProblem(

@@ -95,7 +95,7 @@ class PolicyWorker:
 
     @property
     def cause(self) -> StopCause:
-        """Why the worker is gone: WORKER_DIED or WORKER_TIMEOUT; NONE while it lives and after `close`."""
+        """Why the worker is gone: WORKER_DIED or WORKER_TIMEOUT; NONE while it lives and after a `close` while it lived."""
         return self._cause
 
     @property

@@ -6,6 +6,7 @@ No protocol and no time here (see `worker_client`); nothing blocks but `reap`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -91,26 +92,20 @@ class WorkerProcess:
     """A started worker. `link` is this side's end of the socket, non-blocking."""
 
     def __init__(self, artifact: Path, options: WorkerOptions) -> None:
-        self._log = _open_log(options.log)
-        self._log_start = os.fstat(self._log.fileno()).st_size
-        self.link, there = socket.socketpair()
+        """BackendError if there is no such interpreter, no place for the log, or nothing left to start it with."""
+        with contextlib.ExitStack() as undo:
+            try:
+                self._log = undo.enter_context(_open_log(options.log))
+                self._log_start = os.fstat(self._log.fileno()).st_size
+                self.link, there = socket.socketpair()
+                undo.enter_context(self.link)
+                with there:
+                    self._process = _start(artifact, options, there.fileno(), self._log)
+            except OSError as error:
+                raise BackendError(f"worker: it cannot be started: {error}") from error
+            undo.pop_all()
         self.link.setblocking(False)
         self.link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        with there:
-            try:
-                self._process = subprocess.Popen(
-                    options.command(artifact, there.fileno()),
-                    pass_fds=(there.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._log,
-                    stderr=self._log,
-                    env=options.environment(),
-                    cwd="/",  # a folder called `runtime` where the controller was started must not be what runs
-                )
-            except (BackendError, OSError) as error:
-                self.link.close()
-                self._log.close()
-                raise BackendError(f"worker: it cannot be started: {error}") from error
 
     @property
     def pid(self) -> int:
@@ -159,6 +154,18 @@ class WorkerProcess:
     def close_log(self) -> None:
         """Give the log file back; `last_words` is not available afterwards."""
         self._log.close()
+
+
+def _start(artifact: Path, options: WorkerOptions, fd: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        options.command(artifact, fd),
+        pass_fds=(fd,),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=options.environment(),
+        cwd="/",  # a folder called `runtime` where the controller was started must not be what runs
+    )
 
 
 def _open_log(path: Path | None) -> BinaryIO:

@@ -12,9 +12,6 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from dropgate_controller import conversions, parameters
-from dropgate_controller.node_runner import run_node
-from dropgate_controller.policy_link import WorkerLink
 from dropgate_interfaces.action import RunTask
 from dropgate_interfaces.msg import ActionChunk as ActionChunkMsg
 from dropgate_interfaces.msg import RuntimeStatus
@@ -33,6 +30,9 @@ from std_msgs.msg import Bool, Float64
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from dropgate_controller import conversions, parameters
+from dropgate_controller.node_runner import run_node
+from dropgate_controller.policy_link import WorkerLink
 from runtime.clock import Clock, MonotonicClock
 from runtime.contract.artifact import Artifact, read_artifact
 from runtime.contract.chunk import ActionChunk

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from dropgate_controller.node_runner import run_node
 from dropgate_interfaces.msg import RuntimeStatus
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
@@ -13,6 +12,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
+from dropgate_controller.node_runner import run_node
 from runtime.clock import MonotonicClock
 from runtime.control.guard import Guard, GuardSettings
 

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 import rclpy
-from dropgate_controller.ros_setup import use_shared_memory
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
+
+from dropgate_controller.ros_setup import use_shared_memory
 
 
 def run_node(make: Callable[[], Node], threads: int = 1, arguments: Sequence[str] | None = None) -> None:

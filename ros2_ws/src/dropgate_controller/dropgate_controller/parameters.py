@@ -87,6 +87,7 @@ _PLAIN: dict[str, tuple[Any, str]] = {
     "require_permit": (True, "the guard must permit motion all the time"),
     "require_enable": (False, "the enabling input must be held all the time"),
     "execute_rows": (0, "rows of a chunk that are executed before the next one is used; 0 = all"),
+    "lockstep": (False, "only for a simulation whose time waits for commands"),
     "max_rejects": (3, "rejected chunks in a row that are a fault"),
     "worker.python": ("", "interpreter of the environment that holds the engine; empty = this one"),
     "worker.backend": ("onnxruntime", "engine"),
@@ -99,9 +100,7 @@ _NUMBERS: dict[str, tuple[float, float, float, str]] = {
     "ramp_in_s": (1.0, 0.0, 10.0, "from rest to full speed [s]"),
     "late_speed": (0.5, 0.05, 1.0, "speed while an answer is overdue"),
     "permit_timeout_s": (0.2, 0.05, 2.0, "a permission older than this is none [s]"),
-    "starve_after_s": (0.0, 0.0, 0.1, "how long the last row is held when no next one is due [s]"),
     "max_pause_s": (2.0, 0.1, 60.0, "waiting for a chunk, longer is a fault [s]"),
-    "newest_within_s": (0.2, 0.001, 1.0, "greatest age of an observation that is used at once [s]"),
     "max_clock_step_s": (0.5, 0.05, 5.0, "larger steps of the clock are a fault [s]"),
     "max_duration_s": (120.0, 1.0, 3600.0, "of a task that names none [s]"),
     "worker.start_timeout_s": (120.0, 1.0, 1800.0, "verify, load and warm up [s]"),
@@ -168,11 +167,11 @@ def read(node: Node, policy: PolicySpec) -> Station:
         require_permit=_value(node, "require_permit"),
         require_enable=_value(node, "require_enable"),
         max_rejects=int(_value(node, "max_rejects")),
+        lockstep=_value(node, "lockstep"),
         **{
             name: _value(node, name)
             for name in (
-                "ramp_in_s", "late_speed", "permit_timeout_s", "starve_after_s", "max_pause_s", "newest_within_s",
-                "max_clock_step_s", "max_duration_s",
+                "ramp_in_s", "late_speed", "permit_timeout_s", "max_pause_s", "max_clock_step_s", "max_duration_s",
             )
         },
     )  # fmt: skip
