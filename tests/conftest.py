@@ -31,10 +31,14 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-_NEEDS = {"sim": ("libero", "robosuite", "mujoco"), "ros": ("rclpy",), "gpu": ("torch",)}
+# pytest's own `pythonpath` (pyproject.toml) for the processes that tests start: the nodes as they are in the tree
+_NODES = [str(REPO / "ros2_ws" / "src" / package) for package in ("dropgate_controller", "dropgate_sim")]
+os.environ["PYTHONPATH"] = os.pathsep.join([*_NODES, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+_NEEDS = {"sim": ("libero", "robosuite", "mujoco"), "ros": ("rclpy", "dropgate_interfaces"), "gpu": ("torch",)}
 _FIX = {
     "sim": "make install (extra `sim`, then hf-libero)",
-    "ros": "source a ROS 2 installation, or pip install -e '.[ros]'",
+    "ros": "make install-ros ros-build; with a sourced ROS 2 make ros-build, then source ros2_ws/install/setup.bash",
     "gpu": "a machine with a CUDA device and a CUDA build of torch",
 }
 

@@ -7,6 +7,7 @@ Workers are spawned, not forked: a GL context does not survive a fork.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -46,7 +47,8 @@ class Recorders:
 
     def __enter__(self) -> Recorders:
         if self._workers > 0:
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=multiprocessing.get_context("spawn"))
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=spawn, initializer=_close_at_exit)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,6 +83,11 @@ def _work(plan: DemoPlan, assets: Path | None, task: str, attempt: int, parts: P
     else:
         _failure(parts, attempt).write_text(f"{len(recording.arrays['actions'])} steps\n")
     return recording.success
+
+
+def _close_at_exit() -> None:
+    """Free the renderer while its library is still loaded; afterwards EGL complains on the console."""
+    multiprocessing.util.Finalize(None, _close_worker_env, exitpriority=10)
 
 
 def _close_worker_env() -> None:
