@@ -6,7 +6,8 @@
     python benchmarks/latency.py --artifact A --artifact B   finished artifacts or drafts, no torch
 
 Latency depends on shapes, not on weights: blocks are removed evenly and nothing is recovered. Ratios are medians
-of per-round ratios of interleaved calls.
+of per-round ratios of interleaved calls. Every contender lives in a process of its own and only one of them computes at
+a time: thread pools of two engines in one process disturb each other.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from compress.data.samples import Sample
 from compress.export import bench
@@ -32,7 +35,7 @@ from compress.reference import tokenizer
 from runtime.contract.conventions import NormMethod
 from runtime.contract.normalization import Normalization, Normalizers
 
-ROLE = "language"
+ROLE, DRAFT, MODEL = "language", "draft", "model"
 PROMPTS = (
     "open the top drawer",
     "put the black bowl in the left tray",
@@ -80,9 +83,9 @@ def samples(config: ReferenceConfig) -> list[Sample]:
     ]
 
 
-def drafts(checkpoint: Path | None, folder: Path) -> dict[str, tuple[Path, Any]]:
-    """Export the policy whole, at half depth and with two blocks."""
-    made: dict[str, tuple[Path, Any]] = {}
+def drafts(checkpoint: Path | None, folder: Path) -> dict[str, Path]:
+    """Export the policy whole, at half depth and with two blocks; each folder holds the draft and the torch model."""
+    made: dict[str, Path] = {}
     full = None
     for divisor in (1, 2, None):
         model = random_model() if checkpoint is None else ReferenceVla.load(checkpoint)
@@ -94,9 +97,63 @@ def drafts(checkpoint: Path | None, folder: Path) -> dict[str, tuple[Path, Any]]
         nothing = hashlib.sha256(b"benchmark").hexdigest()
         source = {"name": "benchmark", "revision": "0", "sha256": model.identity()}
         lineage = {"source": source, "recipe_sha256": nothing, "plan_sha256": nothing}
-        export_draft(model, samples(model.config), folder / name, lineage, say)
-        made[name] = (folder / name, model)
+        (folder / name).mkdir()
+        export_draft(model, samples(model.config), folder / name / DRAFT, lineage, say)
+        model.save(folder / name / MODEL)
+        made[name] = folder / name
     return made
+
+
+class Contender:
+    """One engine with one artifact in its own process; `call(i)` gives wall and CPU milliseconds of one inference."""
+
+    def __init__(self, folder: Path, engine: str, threads: int) -> None:
+        command = [sys.executable, __file__, "--serve", str(folder), engine, "--threads", str(threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def call(self, index: int) -> tuple[float, float]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{index}\n")
+        self._process.stdin.flush()
+        wall, cpu = self._process.stdout.readline().split()
+        return float(wall), float(cpu)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def serve(folder: Path, engine: str, threads: int) -> None:
+    """Answer numbers on stdin with milliseconds on stdout until it closes."""
+    torch.set_num_threads(threads)
+    model = ReferenceVla.load(folder / MODEL) if engine == bench.TORCH else None
+    calls, _ = bench.contenders(folder / DRAFT if model or (folder / DRAFT).exists() else folder, model, threads)
+    for line in sys.stdin:
+        cpu, start = time.process_time(), time.perf_counter()
+        calls[engine](int(line))
+        print((time.perf_counter() - start) * 1e3, (time.process_time() - cpu) * 1e3, flush=True)
+
+
+def compare(artifacts: dict[str, Path], engines: tuple[str, ...], rounds: int, threads: int) -> bench.BenchReport:
+    """Interleaved rounds, reversed every other round, over processes that wait while they are not asked."""
+    running = {
+        f"{name}/{engine}": Contender(folder, engine, threads)
+        for name, folder in artifacts.items()
+        for engine in engines
+    }
+    try:
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
+        for index in range(-bench.WARM_UP, rounds):
+            for name in running if index % 2 == 0 else reversed(running):
+                found = running[name].call(abs(index))
+                if index >= 0:
+                    times[name].append(found)
+    finally:
+        for contender in running.values():
+            contender.close()
+    wall, cpu = ({name: np.array(rows)[:, k] for name, rows in times.items()} for k in (0, 1))
+    return bench.report_of(tuple(artifacts), wall, cpu, threads)
 
 
 def say(line: str) -> None:
@@ -114,10 +171,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50, help="timed calls per contender")
     parser.add_argument("--threads", type=int, default=1, help="of torch and ONNX Runtime alike")
     parser.add_argument("--json", type=Path, help="write the report here too")
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.serve:
+        serve(Path(given.serve[0]), given.serve[1], given.threads)
+        return
+    engines = (bench.GRAPH, bench.POLICY) if given.artifact else (bench.TORCH, bench.GRAPH, bench.POLICY)
     with tempfile.TemporaryDirectory() as folder:
-        chosen = {path.name: (path, None) for path in given.artifact} or drafts(given.checkpoint, Path(folder))
-        report = bench.compare(chosen, given.rounds, given.threads)
+        chosen = {path.name: path for path in given.artifact} or drafts(given.checkpoint, Path(folder))
+        report = compare(chosen, engines, given.rounds, given.threads)
     print("\n".join(bench.table(report)))
     print(
         f"{given.rounds} interleaved rounds, {given.threads} thread(s), {report.machine['cpu']}, "

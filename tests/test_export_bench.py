@@ -47,7 +47,7 @@ def test_first_artifact_is_the_reference(report: bench.BenchReport) -> None:
 
 def test_ratio_is_the_median_of_rounds_not_the_ratio_of_medians() -> None:
     wall = {"a/onnxruntime": np.array([1.0, 10.0, 1.0]), "b/onnxruntime": np.array([0.5, 5.0, 2.0])}
-    made = bench._report(("a", "b"), wall, wall, threads=1)
+    made = bench.report_of(("a", "b"), wall, wall, threads=1)
     assert made.speedup["b"] == 2.0
 
 

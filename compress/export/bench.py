@@ -110,15 +110,15 @@ def compare(
     closers: list[Callable[[], None]] = []
     try:
         for name, (folder, model) in artifacts.items():
-            contenders, close = _contenders(folder, model, threads)
-            calls |= {f"{name}/{engine}": call for engine, call in contenders.items()}
+            found, close = contenders(folder, model, threads)
+            calls |= {f"{name}/{engine}": call for engine, call in found.items()}
             closers += close
         wall, cpu = interleave(calls, rounds)
     finally:
         torch.set_num_threads(before)
         for closer in closers:
             closer()
-    report = _report(tuple(artifacts), wall, cpu, threads)
+    report = report_of(tuple(artifacts), wall, cpu, threads)
     if progress is not None:
         for line in table(report):
             progress(line)
@@ -163,7 +163,8 @@ def table(report: BenchReport) -> list[str]:
     return lines
 
 
-def _contenders(folder: Path, model: VlaModel | None, threads: int) -> tuple[dict[str, Call], list[Callable[[], None]]]:
+def contenders(folder: Path, model: VlaModel | None, threads: int) -> tuple[dict[str, Call], list[Callable[[], None]]]:
+    """What is timed of one artifact, by engine: calls that take a number and answer one golden input, and closers."""
     artifact = read_artifact(folder)
     samples = load_golden(artifact)
     spec = artifact.manifest.policy
@@ -197,12 +198,14 @@ def _inputs(
     return made
 
 
-def _report(
+def report_of(
     artifacts: tuple[str, ...],
     wall: Mapping[str, NDArray[np.float64]],
     cpu: Mapping[str, NDArray[np.float64]],
     threads: int,
 ) -> BenchReport:
+    """The report of a run: milliseconds by `<artifact>/<engine>`, (rounds,) each; the first artifact is what the
+    speed-ups are relative to."""
     first = wall[f"{artifacts[0]}/{GRAPH}"]
     with_torch = [name for name in artifacts if f"{name}/{TORCH}" in wall]
     packages = {name: installed(name) for name in ("numpy", "onnxruntime", "torch")}
