@@ -11,9 +11,13 @@ from artifact_factory import policy_spec
 
 from runtime.clock import FakeClock
 from runtime.contract.chunk import ActionChunk
-from runtime.control.controller import Controller, PolicyFailure, Settings, Tick
-from runtime.control.observation import JOINTS, TCP, Joints, ObservationBuffer, Pose, Snapshot, StateMap
+from runtime.control.controller import Controller
+from runtime.control.observation import JOINTS, TCP, Joints, ObservationBuffer, Pose, Snapshot
+from runtime.control.policy_link import Answer, PolicyFailure
 from runtime.control.scheduler import Pace
+from runtime.control.settings import Settings
+from runtime.control.state_map import StateMap
+from runtime.control.task import Tick
 from runtime.safety.filter import SafetyFilter
 from runtime.safety.limits import CartesianLimits
 
@@ -50,7 +54,7 @@ class ScriptedPolicy:
         self.asked.append((snapshot.stamp_s, instruction))
         self._due = (self._clock.now() + self.latency_s, snapshot)
 
-    def answer(self) -> tuple[ActionChunk, float] | None:
+    def answer(self) -> Answer | None:
         if self.dead is not None and self._due is not None:
             self._due = None
             raise self.dead
@@ -60,7 +64,8 @@ class ScriptedPolicy:
         found = self._answers(len(self.asked) - 1)
         if isinstance(found, Exception):
             raise found
-        return ActionChunk(found, snapshot.stamp_s, SPEC.action.dt_s, SPEC.action.names), self.latency_s
+        chunk = ActionChunk(found, snapshot.stamp_s, SPEC.action.dt_s, SPEC.action.names)
+        return Answer(chunk, self.latency_s)
 
 
 class World:
@@ -83,7 +88,7 @@ class World:
     def ready(self) -> World:
         """Active, armed, streams fresh."""
         self.see()
-        self.controller.permit(True)
+        self.controller.permission.permit(True)
         self.controller.activate()
         self.controller.arm(True)
         return self
@@ -110,7 +115,7 @@ class World:
             self.place = self.place + (self.twist[:3] if moving else 0.0) * TICK
             self.see()
             if self.permit:
-                self.controller.permit(True)
+                self.controller.permission.permit(True)
             tick = self.controller.tick()
             if tick.command is not None:
                 self.twist, self.twist_s = tick.command.velocities[0], self.clock.now()

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from control_world import SPEC, World, values
 
-from runtime.control.controller import PolicyFailure
-from runtime.control.observation import JOINTS, TCP, ObservationProblem
+from runtime.control.observation import JOINTS, TCP
+from runtime.control.policy_link import PolicyFailure
 from runtime.control.state import NotAllowed, State
+from runtime.control.state_map import ObservationProblem
 from runtime.telemetry import StopCause
 
 
@@ -265,7 +266,7 @@ def test_in_frozen_time_a_tick_commands_once_and_waits_for_the_answer():
         commands = 0
         for _ in range(5):
             world.wall.advance(0.005)
-            world.controller.permit(True)
+            world.controller.permission.permit(True)
             commands += world.controller.tick().command is not None
         assert commands == 1
         world.clock.advance(SPEC.action.dt_s)

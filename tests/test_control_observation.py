@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from control_world import SOURCES, SPEC
 
-from runtime.control.observation import JOINTS, TCP, Joints, ObservationBuffer, ObservationProblem, Pose, StateMap
+from runtime.control.observation import JOINTS, TCP, Joints, ObservationBuffer, Pose
+from runtime.control.state_map import ObservationProblem, StateMap
 from runtime.errors import ContractError
 from runtime.telemetry import StopCause
 

@@ -95,7 +95,7 @@ class PolicyWorker:
 
     @property
     def cause(self) -> StopCause:
-        """Why the worker is gone: WORKER_DIED or WORKER_TIMEOUT; NONE while it lives and after a `close` while it lived."""
+        """Why the worker is gone: WORKER_DIED or WORKER_TIMEOUT; NONE while it lives or if it was closed alive."""
         return self._cause
 
     @property

@@ -50,6 +50,11 @@ class SafetyFilter:
         """Columns of the commands: axes or joints."""
         return self._path.names
 
+    @property
+    def useful_age_s(self) -> float:
+        """An observation older than this is not worth a question: half of what its chunk may be used for [s]."""
+        return min(self._timing.max_chunk_age_s, self._spec.horizon * self._spec.dt_s) / 2.0
+
     def admit(self, chunk: ActionChunk, situation: Situation) -> AdmittedChunk:
         """Check a fresh chunk.
 

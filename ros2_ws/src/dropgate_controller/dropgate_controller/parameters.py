@@ -17,8 +17,8 @@ from rclpy.lifecycle import Node
 from rclpy.parameter import Parameter
 
 from runtime.contract.policy_spec import PolicySpec
-from runtime.control.controller import Settings
 from runtime.control.scheduler import Pace
+from runtime.control.settings import Settings
 from runtime.errors import ContractError
 from runtime.inference.worker_process import WorkerOptions
 from runtime.safety.limits import CartesianLimits, JointLimits, Timing

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from runtime.contract.chunk import ActionChunk
-from runtime.control.controller import PolicyFailure
 from runtime.control.observation import Snapshot
+from runtime.control.policy_link import Answer, PolicyFailure
 from runtime.errors import DropGateRuntimeError
 from runtime.inference.messages import Failure
 from runtime.inference.worker_client import PolicyWorker
@@ -31,13 +30,13 @@ class WorkerLink:
         except DropGateRuntimeError as error:
             raise PolicyFailure(StopCause.POLICY_ERROR, str(error)) from error
 
-    def answer(self) -> tuple[ActionChunk, float] | None:
-        """The chunk and its inference time [s], if it is there. Raises PolicyFailure."""
+    def answer(self) -> Answer | None:
+        """The answer, if it is there. Raises PolicyFailure."""
         found = self._worker.poll()
         if isinstance(found, Failure):
             raise PolicyFailure(StopCause.POLICY_ERROR, f"{found.error}: {found.text}")
         if found is not None:
-            return found.chunk, found.infer_s
+            return Answer(found.chunk, found.infer_s)
         if not self._worker.alive and not self._reported:
             self._reported = True
             raise PolicyFailure(self._worker.cause, self._worker.died_because)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which topics a configured controller listens to, and how their messages become samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.callback_groups import CallbackGroup
+from rclpy.lifecycle import Node
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Bool
+
+from dropgate_controller import conversions
+from dropgate_controller.assembly import Loaded
+from runtime.control.observation import JOINTS, TCP
+
+Take = Callable[[str, Any, Callable[[], Any]], None]
+
+
+def subscribe(node: Node, loaded: Loaded, take: Take, reliable: QoSProfile, group: CallbackGroup) -> Iterator[Any]:
+    """Make every subscription.
+
+    Args:
+        node: theirs.
+        loaded: what is configured.
+        take: called with stream, message and a function that converts it or raises ConversionError.
+        reliable: for permissions.
+        group: of the callbacks.
+    """
+    station, permission = loaded.station, loaded.controller.permission
+    specs = {spec.key: spec for spec in loaded.artifact.manifest.policy.observation.images}
+
+    def hear(kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
+        return node.create_subscription(kind, topic, callback, qos, callback_group=group)
+
+    def seen(key: str, read: Callable[..., Any]) -> Callable[[Any], None]:
+        return lambda message: take(key, message, lambda: read(message, specs[key]))
+
+    for camera in station.cameras:
+        if camera.transport == "compressed":
+            kind, read = CompressedImage, conversions.image_from_compressed
+        else:
+            kind, read = Image, conversions.image_from
+        yield hear(kind, camera.topic, seen(camera.key, read), qos_profile_sensor_data)
+    yield hear(
+        JointState, station.joints_topic, lambda m: take(JOINTS, m, lambda: conversions.joints_from(m)),
+        qos_profile_sensor_data,
+    )  # fmt: skip
+    if station.tcp_topic:
+        yield hear(
+            PoseStamped, station.tcp_topic, lambda m: take(TCP, m, lambda: conversions.pose_from(m, station.tcp_frame)),
+            qos_profile_sensor_data,
+        )  # fmt: skip
+    yield hear(Bool, station.permit_topic, lambda m: permission.permit(m.data), reliable)
+    yield hear(Bool, station.enable_topic, lambda m: permission.enable(m.data), reliable)
