@@ -298,6 +298,12 @@ def test_whatever_is_asked_the_joint_curve_that_a_controller_plays_keeps_every_l
 def test_only_the_filter_builds_commands():
     with pytest.raises(ContractError, match="only the safety filter"):
         SafeTrajectory(CommandKind.TWIST, ("x",), 0.0, np.zeros(1), np.zeros((1, 1)), None, None, 1.0)
+    filter_ = SafetyFilter(DELTA, BOX)
+    command = filter_.command(filter_.admit(chunk(gentle()), at(0.0)), 0.0, at(0.0))
+    with pytest.raises(ContractError, match="only the safety filter"):
+        replace(command, velocities=np.full((1, 6), 9.0))
+    with pytest.raises(ValueError, match="read-only"):
+        command.velocities[0, 0] = 9.0
     takers = []
     for path in Path(runtime.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

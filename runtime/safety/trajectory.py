@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +46,10 @@ class SafeTrajectory:
     positions: Floats | None
     gripper: float | None
     scale: float
-    seal: Any = field(repr=False, default=None)
+    seal: InitVar[object] = None  # not kept, so that a copy with other numbers is not possible either
 
-    def __post_init__(self) -> None:
-        if self.seal is not _FILTER:
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _FILTER:
             raise ContractError("SafeTrajectory: only the safety filter builds one; hand it your chunk")
         for name in ("times_s", "velocities", "positions"):
             value = getattr(self, name)
