@@ -30,6 +30,8 @@ for _name, _value in {
     "TOKENIZERS_PARALLELISM": "false",
 }.items():
     os.environ.setdefault(_name, _value)
+if "PYTEST_XDIST_WORKER" in os.environ:  # it has inherited its parent's; workers must not hear each other
+    os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 100 + 1)
 
 # pytest's own `pythonpath` (pyproject.toml) for the processes that tests start: the nodes as they are in the tree
 _NODES = [str(REPO / "ros2_ws" / "src" / package) for package in ("dropgate_controller", "dropgate_sim")]

@@ -60,6 +60,24 @@ def test_interrupted_recovery_ends_in_the_same_bits(tmp_path: Path, method: str)
     assert again.action_error_after == whole.action_error_after
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_frozen_tower_keeps_its_bits_while_the_rest_learns(tmp_path: Path, method: str) -> None:
+    model = pruned()
+    flags = [p.requires_grad for p in model.module.parameters()]
+    before = {name: p.detach().clone() for name, p in model.module.named_parameters()}
+    recover(model, demos(), replace(SPEC, method=method, freeze=("vision.siglip",)), tmp_path)
+    changed = {n.split(".")[0] for n, p in model.module.named_parameters() if not torch.equal(p, before[n])}
+    assert "vision" not in changed
+    assert "language" in changed
+    assert [p.requires_grad for p in model.module.parameters()] == flags
+
+
+@pytest.mark.parametrize(("role", "words"), [("language", "lost blocks"), ("vision.dino", "no stack")])
+def test_what_cannot_be_frozen_is_refused(tmp_path: Path, role: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        recover(pruned(), demos(), replace(SPEC, freeze=(role,)), tmp_path)
+
+
 def test_recovery_lowers_the_held_out_loss_and_reports_it(tmp_path: Path) -> None:
     model, seen = pruned(), []
     spec = replace(SPEC, steps=12)

@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("torch", reason="needs torch; make install")
 
 from compress import cli
+from compress.pipeline import NAMES
 from compress.plan import load_plans
 from compress.recipe import load_recipe
 from compress.stages.probe import load_scores
@@ -133,3 +134,37 @@ def test_whole_run_holds_an_untrained_policy_and_seals_it_as_held(
     assert (code, checked["intact"], checked["verdict"]) == (1, True, "hold")
     code, again = call(capsys, "run", str(path))
     assert (code, again["done"], again["verdict"]) == (1, [], "hold")
+
+
+@pytest.mark.sim
+def test_a_run_that_is_killed_in_every_stage_ends_in_the_same_policy(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL as each stage begins, with all its children: the next start goes on, and nothing finished is repeated."""
+    small = {"tasks": [0], "pairs": 1, "floor_states": 1, "wrong_instruction": 0, "filmstrips": 0}
+    gate = {**small, "max_steps": 8, "open_loop": 4, "workers": 1}
+    path = recipe(root, output=str(root / "killed"), gate=gate)
+    for number, stage in enumerate(NAMES, start=1):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "compress", "run", str(path)], cwd=REPO, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert child.stderr is not None
+        begun = []
+        for line in child.stderr:
+            begun += [line.split()[1]] if line.split(" ")[0].endswith(f"/{len(NAMES)}") else []
+            if begun[-1:] == [stage]:
+                break
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate(timeout=300)
+        assert begun == list(NAMES[max(0, number - 2) : number]), "the killed stage, then the next one"
+        finished = [name for name in NAMES if (root / "killed" / name / "receipt.json").exists()]
+        assert finished == list(NAMES[: number - 1])
+
+    code, found = call(capsys, "run", str(path))
+    assert (code, found["verdict"], found["done"]) == (1, "hold", ["seal"])
+    undisturbed = recipe(root, output=str(root / "undisturbed"))
+    code, other = call(capsys, "run", str(undisturbed), "--until", "recover")
+    assert code == 0
+    facts = [run["stages"]["recover"]["facts"] for run in (found, other)]
+    assert facts[0]["loss_after"] == facts[1]["loss_after"]

@@ -22,6 +22,7 @@ import torch
 from compress.atomic import write_json
 from compress.costs import flops_share
 from compress.data.frames import FrameArrays, FrameSource
+from compress.dtr.freeze import frozen
 from compress.dtr.lora import adapters
 from compress.dtr.spec import RecoverSpec
 from compress.dtr.teacher import distilled_loss
@@ -134,7 +135,8 @@ def recover_on(
     loss_fn: LossFn = action_loss
     if teacher is not None and spec.distill:
         loss_fn = distilled_loss(teacher, spec.distill)
-    with adapters(model.module, spec.lora_rank, spec.seed) if spec.method == "lora" else nullcontext():
+    lora = adapters(model.module, spec.lora_rank, spec.seed) if spec.method == "lora" else nullcontext()
+    with lora, frozen(model, spec.freeze):
         trainer = Trainer(
             model,
             source,

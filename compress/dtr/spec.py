@@ -19,6 +19,7 @@ class RecoverSpec:
         lr: peak learning rate.
         method: `full` fine-tuning; `lora` on every linear layer, merged at the end.
         lora_rank: rank of the update; its scale is 1 (alpha = rank).
+        freeze: stacks whose towers stay as they are, such as `vision.siglip`; they must not have lost blocks.
         distill: weight of the L1 error against the teacher's output for the same batch; 0 needs no teacher.
         ema: decay of the averaged weights that are returned; 0 is none.
         warmup: steps of linear warm-up.
@@ -37,6 +38,7 @@ class RecoverSpec:
     lr: float = number(3e-4, above=0.0)
     method: Literal["full", "lora"] = "full"
     lora_rank: int = number(16, low=1)
+    freeze: tuple[str, ...] = ()
     distill: float = number(0.0, low=0.0)
     ema: float = number(0.99, low=0.0, high=0.999999)
     warmup: int = number(20, low=0)

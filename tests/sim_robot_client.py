@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other side of the simulated robot's topics, for tests: hears everything, commands, resets."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from dropgate_interfaces.msg import SceneStatus
+from dropgate_interfaces.srv import ResetScene
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64
+from trajectory_msgs.msg import JointTrajectory
+
+LATCHED = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+STREAMS = {
+    "joints": (JointState, "/joint_states"),
+    "tcp": (PoseStamped, "/tcp_pose"),
+    "agentview": (Image, "/agentview/image_raw"),
+    "wrist": (Image, "/wrist/image_raw"),
+}
+PATIENCE_S = 240.0  # of every wait: a limit for hangs, no measurement
+
+
+def ns(stamp) -> int:
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
+def own_domain() -> str:
+    """A ROS domain that other tests are unlikely to be in."""
+    return str(random.SystemRandom().randint(1, 101))
+
+
+class RobotProcess:
+    """`sim_robot_node` as a child process in its own ROS domain."""
+
+    def __init__(self, domain: str, log: Path, **parameters) -> None:
+        given = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+        self.log = log
+        with log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dropgate_sim.sim_robot_node", "--ros-args", *given],
+                env={**os.environ, "ROS_DOMAIN_ID": domain, "LP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+            )  # fmt: skip
+
+    def check(self) -> None:
+        code = self.process.poll()
+        assert code is None, f"the robot ended with {code}: {self.log.read_text()}"
+
+    def end(self) -> int:
+        """Ctrl-C; the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(timeout=60.0)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+class Client:
+    """Keeps the newest message of every stream, and all scenes and clocks. Every wait fails if the robot dies."""
+
+    def __init__(self, domain: str, robot: RobotProcess) -> None:
+        self._robot = robot
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=int(domain))
+        self._node = rclpy.create_node("client", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self.newest: dict = {}
+        self.counts: dict[str, int] = defaultdict(int)
+        self.scenes: list[SceneStatus] = []
+        self.clock_ns: list[int] = []
+        make = self._node.create_subscription
+        for name, (kind, topic) in STREAMS.items():
+            make(kind, topic, lambda m, name=name: self._take(name, m), qos_profile_sensor_data)
+        make(SceneStatus, "/sim_robot/scene", self.scenes.append, LATCHED)
+        make(Clock, "/clock", lambda m: self.clock_ns.append(ns(m.clock)), 100)
+        self._twist = self._node.create_publisher(TwistStamped, "/servo_node/delta_twist_cmds", 10)
+        self._gripper = self._node.create_publisher(Float64, "/gripper/command", 10)
+        self._trajectory = self._node.create_publisher(
+            JointTrajectory, "/joint_trajectory_controller/joint_trajectory", 10
+        )
+
+    def _take(self, name: str, message) -> None:
+        self.newest[name] = message
+        self.counts[name] += 1
+
+    @property
+    def scene(self) -> SceneStatus:
+        return self.scenes[-1]
+
+    @property
+    def stamps(self) -> dict[str, int]:
+        return {name: ns(message.header.stamp) for name, message in self.newest.items()}
+
+    def spin(self, duration_s: float = 0.0) -> None:
+        until = time.monotonic() + duration_s
+        while True:
+            self._robot.check()
+            self._executor.spin_once(timeout_sec=0.01)
+            if time.monotonic() >= until:
+                return
+
+    def until(self, done, what: str) -> None:
+        limit = time.monotonic() + PATIENCE_S
+        while not done():
+            assert time.monotonic() < limit, f"waited {PATIENCE_S:g} s for {what}: {self.stamps}, {self.scenes[-1:]}"
+            self.spin()
+
+    def observed(self, after_ns: int = 0) -> int:
+        """Wait until all four streams show one instant after `after_ns`; that instant."""
+
+        def whole() -> bool:
+            stamps = set(self.stamps.values())
+            return len(self.newest) == len(STREAMS) and len(stamps) == 1 and min(stamps) > after_ns
+
+        self.until(whole, f"an observation after {after_ns}")
+        return next(iter(self.stamps.values()))
+
+    def pixels(self, camera: str) -> np.ndarray:
+        message = self.newest[camera]
+        assert message.encoding == "rgb8"
+        return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+
+    def meet(self) -> None:
+        """Wait until the robot hears our commands."""
+        self.until(lambda: self._gripper.get_subscription_count() == 1, "the robot's gripper subscription")
+        heard = (self._twist, self._trajectory)
+        self.until(lambda: sum(out.get_subscription_count() for out in heard) == 1, "the robot's motion subscription")
+
+    def twist(self, values, stamp_ns: int, frame: str = "world") -> None:
+        message = TwistStamped()
+        message.header.frame_id = frame
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+        linear, angular = message.twist.linear, message.twist.angular
+        linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = (float(value) for value in values)
+        self._twist.publish(message)
+
+    def gripper(self, ratio: float) -> None:
+        self._gripper.publish(Float64(data=float(ratio)))
+
+    def trajectory(self, message: JointTrajectory) -> None:
+        self._trajectory.publish(message)
+
+    def reset(self, task: int, state: int, seed: int = 0) -> ResetScene.Response:
+        return self._call(ResetScene, "/sim_robot/reset", ResetScene.Request(task=task, state=state, seed=seed))
+
+    def stand(self, task: int, state: int, seed: int = 0) -> int:
+        """Reset, and wait for the first observation; its stamp."""
+        before = max(self.stamps.values(), default=0)
+        answer = self.reset(task, state, seed)
+        assert answer.ok, answer.text
+        return self.observed(before + 500_000_000)
+
+    def set(self, name: str, value: str) -> tuple[bool, str]:
+        """A text parameter of the robot; (taken, why not)."""
+        wanted = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value)
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=wanted)])
+        result = self._call(SetParameters, "/sim_robot/set_parameters", request).results[0]
+        return result.successful, result.reason
+
+    def _call(self, kind, name: str, request):
+        client = self._node.create_client(kind, name)
+        self.until(client.service_is_ready, name)
+        future = client.call_async(request)
+        self.until(future.done, f"an answer of {name}")
+        self._node.destroy_client(client)
+        return future.result()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
