@@ -243,6 +243,7 @@ class ControllerNode(Node):
         loaded = self.loaded
         try:
             if loaded is not None and not loaded.worker.alive:
+                loaded.worker.close()  # it may still be ending
                 start(loaded.worker)
                 loaded.link.restarted()
         except DropGateRuntimeError as error:
