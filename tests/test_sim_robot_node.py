@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import numpy as np
@@ -21,22 +22,26 @@ pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.slow]
 SIZE = 32
 
 
-def started(tmp_path, **parameters):
+@contextlib.contextmanager
+def running(folder, **parameters):
+    """A client whose robot has published and listens; the robot ends with the block, cleanly if nothing failed."""
     domain = own_domain()
-    robot = RobotProcess(domain, tmp_path / "robot.log", image_size=SIZE, **parameters)
-    client = Client(domain, robot)
-    client.observed()
-    client.meet()
-    return robot, client
+    robot = RobotProcess(domain, folder / "robot.log", image_size=SIZE, **parameters)
+    try:
+        with contextlib.closing(Client(domain, robot)) as client:
+            client.observed()
+            client.meet()
+            yield client
+        assert robot.end() == 0, robot.log.read_text()
+    finally:
+        robot.kill()
 
 
 @pytest.fixture(scope="module")
 def lockstep(tmp_path_factory):
     """Patient: a busy machine must not make it step by itself."""
-    robot, client = started(tmp_path_factory.mktemp("lockstep"), mode="lockstep", hold_after_s=120.0)
-    yield client
-    client.close()
-    assert robot.end() == 0, robot.log.read_text()
+    with running(tmp_path_factory.mktemp("lockstep"), mode="lockstep", hold_after_s=120.0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,7 @@ def test_the_expert_reaches_the_goal_over_the_topics_and_every_observation_is_th
     lockstep.until(lambda: lockstep.scene.steps == env.steps, "the last scene status")
     assert lockstep.scene.success
     assert lockstep.scene.commands == env.steps
+    lockstep.until(lambda: lockstep.clock_ns[-1] == stamp, "the last clock")
     assert lockstep.clock_ns == sorted(lockstep.clock_ns)
     assert set(lockstep.clock_ns) >= {stamp - k * STEP_NS for k in range(env.steps)}
 
@@ -117,22 +123,20 @@ def test_nothing_moves_before_the_first_command_and_late_joiners_are_served(lock
 
 
 def test_time_goes_on_without_motion_when_the_commander_falls_silent(tmp_path) -> None:
-    robot, client = started(tmp_path, hold_after_s=0.05)
-    stamp = client.observed()
-    client.spin(0.3)
-    assert client.scene.steps == 0, "patience begins with the first command"
-    start = client.newest["tcp"].pose.position.z
-    client.twist([0, 0, 0.5, 0, 0, 0], stamp)
-    heights = {0: start}
-    while client.scene.steps < 12:
-        stamp = client.observed(stamp)
-        heights[client.scene.steps] = client.newest["tcp"].pose.position.z
-    assert max(heights.values()) - start > 0.004, "the command held for its 0.1 s"
+    heights = {}
+    with running(tmp_path, hold_after_s=0.05) as client:
+        stamp = client.observed()
+        client.spin(0.3)
+        assert client.scene.steps == 0, "patience begins with the first command"
+        heights[0] = client.newest["tcp"].pose.position.z
+        client.twist([0, 0, 0.5, 0, 0, 0], stamp)
+        while client.scene.steps < 12:
+            stamp = client.observed(stamp)
+            heights[client.scene.steps] = client.newest["tcp"].pose.position.z
+        assert client.scene.commands == 1
+    assert max(heights.values()) - heights[0] > 0.004, "the command held for its 0.1 s"
     last = [heights[step] for step in sorted(heights)[-2:]]
     assert abs(last[1] - last[0]) < 5e-4
-    assert client.scene.commands == 1
-    client.close()
-    assert robot.end() == 0
 
 
 def test_commands_that_are_refused_move_nothing_and_are_reported(lockstep) -> None:
@@ -231,49 +235,39 @@ def test_parameters_say_what_is_allowed(lockstep) -> None:
     assert not lockstep.set("mode", "realtime")[0], "read-only"
 
 
-def test_real_time_follows_the_system_clock_and_stops_by_itself(tmp_path) -> None:
-    robot, client = started(tmp_path, mode="realtime", rate=5.0)
-    stamp = client.observed()
-    assert abs(time.time_ns() - stamp) < 60 * 10**9
-    assert not client.clock_ns, "no simulated time"
-    start = client.newest["tcp"].pose.position.z
-    until = time.monotonic() + 1.5
-    while time.monotonic() < until:
-        client.twist([0, 0, 0.5, 0, 0, 0], time.time_ns())
-        client.spin(0.02)
-    client.until(lambda: client.scene.commands > 5, "commands that arrived")
-    client.spin(2.0)
-    moved = client.newest["tcp"].pose.position.z
-    assert moved - start > 0.004
-    after = client.observed(client.observed())
-    assert abs(client.newest["tcp"].pose.position.z - moved) < 2e-3
-    assert client.observed(after) > after
-    client.close()
-    assert robot.end() == 0
+def test_real_time_follows_the_system_clock_with_or_without_commands(tmp_path) -> None:
+    with running(tmp_path, mode="realtime", rate=5.0) as client:
+        stamp = client.observed()
+        assert client.observed(stamp) > stamp, "it does not wait for commands"
+        assert not client.clock_ns, "no simulated time"
+        assert abs(time.time_ns() - client.observed()) < 120 * 10**9
+        client.twist([0.0] * 6, time.time_ns() - 10**9)
+        client.until(lambda: "s old" in client.scene.fault, "the refusal of an old command")
+
+        def taken() -> bool:
+            client.twist([0.0] * 6, time.time_ns())
+            return client.scene.commands > 0
+
+        client.until(taken, "a command that is fresh when it arrives")
 
 
 def test_joint_trajectories_are_followed_over_the_topics(tmp_path) -> None:
-    robot, client = started(tmp_path, command_interface="joint_trajectory", hold_after_s=0.05)
-    stamp = client.observed()
-    start = np.array(client.newest["joints"].position[:7])
-    goal = start + np.array([0.1, -0.05, 0.0, 0.05, 0.0, 0.1, -0.1])
-    message = JointTrajectory(joint_names=list(ARM_JOINTS[::-1]))
-    for after, place in ((0.0, start), (0.8, goal)):
-        message.points.append(
-            JointTrajectoryPoint(
-                positions=place[::-1].tolist(),
-                velocities=[0.0] * 7,
-                time_from_start=Duration(sec=0, nanosec=round(after * 1e9)),
-            )
-        )
-    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
-    client.trajectory(message)
-    for _ in range(22):  # the trajectory has its own end: nobody commands any more
-        stamp = client.observed(stamp)
-    assert np.abs(np.array(client.newest["joints"].position[:7]) - goal).max() < 0.004
-    assert np.abs(client.newest["joints"].velocity[:7]).max() < 0.01
-    client.close()
-    assert robot.end() == 0
+    with running(tmp_path, command_interface="joint_trajectory", hold_after_s=0.05) as client:
+        stamp = client.observed()
+        start = np.array(client.newest["joints"].position[:7])
+        goal = start + np.array([0.1, -0.05, 0.0, 0.05, 0.0, 0.1, -0.1])
+        message = JointTrajectory(joint_names=list(ARM_JOINTS[::-1]))
+        for after, place in ((0.0, start), (0.8, goal)):
+            point = JointTrajectoryPoint(positions=place[::-1].tolist(), velocities=[0.0] * 7)
+            point.time_from_start = Duration(sec=0, nanosec=round(after * 1e9))
+            message.points.append(point)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+        client.trajectory(message)
+        for _ in range(22):  # the trajectory has its own end: nobody commands any more
+            stamp = client.observed(stamp)
+        joints = client.newest["joints"]
+    assert np.abs(np.array(joints.position[:7]) - goal).max() < 0.004
+    assert np.abs(joints.velocity[:7]).max() < 0.01
 
 
 @pytest.mark.parametrize(
@@ -287,7 +281,10 @@ def test_joint_trajectories_are_followed_over_the_topics(tmp_path) -> None:
 )
 def test_a_robot_that_cannot_start_says_why_in_one_sentence(tmp_path, parameters, said) -> None:
     robot = RobotProcess(own_domain(), tmp_path / "robot.log", **parameters)
-    assert robot.process.wait(timeout=240.0) == 1
+    try:
+        assert robot.process.wait(timeout=240.0) == 1
+    finally:
+        robot.kill()
     text = robot.log.read_text()
     assert said in text
     assert "Traceback" not in text

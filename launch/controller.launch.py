@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller and guard for one robot: `ros2 launch dropgate_bringup controller.launch.py robot:=ur5e artifact:=FOLDER`.
+
+The controller is configured (it verifies and loads the artifact) and then activated; it moves nothing before somebody
+arms it and gives it a task, and nothing at all in shadow mode. The robot's driver is started apart.
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, Shutdown
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration, NotSubstitution, ThisLaunchFileDir
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.descriptions import ParameterFile, ParameterValue
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, the two processes, and the two transitions of the controller."""
+    arguments = [
+        DeclareLaunchArgument("robot", description="parameter file, by its name in config/ without .yaml"),
+        DeclareLaunchArgument("artifact", description="folder of a sealed artifact"),
+        DeclareLaunchArgument("shadow", default_value="true", description="true: no command leaves the controller"),
+        DeclareLaunchArgument(
+            "require_regression", default_value="true", description="motion only after a passed simulation regression"
+        ),
+        DeclareLaunchArgument(
+            "lockstep", default_value="false", description="true: under a simulation whose time waits for commands"
+        ),
+    ]
+    station = ParameterFile([ThisLaunchFileDir(), "/config/", LaunchConfiguration("robot"), ".yaml"])
+    deployment = {
+        "artifact": ParameterValue(LaunchConfiguration("artifact"), value_type=str),
+        "enable_motion": ParameterValue(NotSubstitution(LaunchConfiguration("shadow")), value_type=bool),
+        "require_regression": ParameterValue(LaunchConfiguration("require_regression"), value_type=bool),
+        "lockstep": ParameterValue(LaunchConfiguration("lockstep"), value_type=bool),
+    }
+    guard = Node(
+        package="dropgate_controller",
+        executable="guard_node",
+        name="dropgate_guard",
+        parameters=[station],
+        output="screen",
+    )
+    controller = LifecycleNode(
+        package="dropgate_controller",
+        executable="controller_node",
+        name="dropgate_controller",
+        namespace="",
+        parameters=[station, deployment],
+        output="screen",
+        on_exit=Shutdown(),
+    )
+
+    def request(transition: int) -> EmitEvent:
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(controller), transition_id=transition))
+
+    activate_once_configured = RegisterEventHandler(
+        OnStateTransition(
+            target_lifecycle_node=controller,
+            start_state="configuring",
+            goal_state="inactive",
+            entities=[request(Transition.TRANSITION_ACTIVATE)],
+        )
+    )
+    configure = request(Transition.TRANSITION_CONFIGURE)
+    return LaunchDescription([*arguments, guard, activate_once_configured, controller, configure])
