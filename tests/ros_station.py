@@ -39,7 +39,7 @@ PARAMETERS = {
     "gripper.topic": "/gripper/command", "joints.topic": "/joint_states", "joints.names": ["grip_left", "grip_right"],
     "tcp.topic": "/tcp_pose", "tcp.frame": "base", "cameras.agentview.topic": "/agentview/image_raw",
     "cameras.wrist.topic": "/wrist/image_raw", "state": SOURCES, "enable_motion": True, "require_regression": False,
-    "ramp_in_s": 0.2, "permit_timeout_s": 0.5, "limits.linear_m_s": 1.0, "limits.angular_rad_s": 10.0,
+    "ramp_in_s": 0.2, "permit_timeout_s": 4.0, "max_clock_step_s": 5.0, "limits.linear_m_s": 1.0, "limits.angular_rad_s": 10.0,
     "limits.linear_m_s2": 20.0, "limits.angular_rad_s2": 200.0, "limits.workspace_low": [-9.0, -9.0, -9.0],
     "limits.workspace_high": [9.0, 9.0, 9.0], "limits.max_start_jump_m": 0.5, "limits.max_start_jump_rad": 3.0,
     "worker.threads": 1, "worker.request_timeout_s": 20.0, "max_pause_s": 20.0,
@@ -49,9 +49,9 @@ PARAMETERS = {
 def patient_artifact(folder: Path, verdict: Verdict, reason: str = "20 of 20 episodes") -> Path:
     """A sealed test artifact whose observations may be older than on a robot: test machines are busy."""
     spec = policy_spec()
-    images = tuple(dataclasses.replace(image, max_age_s=1.0) for image in spec.observation.images)
-    state = dataclasses.replace(spec.observation.state, max_age_s=1.0)
-    seen = dataclasses.replace(spec.observation, images=images, state=state, max_skew_s=0.5)
+    images = tuple(dataclasses.replace(image, max_age_s=3.0) for image in spec.observation.images)
+    state = dataclasses.replace(spec.observation.state, max_age_s=3.0)
+    seen = dataclasses.replace(spec.observation, images=images, state=state, max_skew_s=1.0)
     draft = write_draft(folder / "draft", policy=dataclasses.replace(spec, observation=seen))
     return judge(draft, folder / verdict.value, verdict, reason).root
 
@@ -162,7 +162,7 @@ class Station:
         self._file = tmp / "parameters.yaml"
         flat = {"dropgate_controller": {"ros__parameters": values}}
         flat["dropgate_guard"] = {
-            "ros__parameters": {"command.topic": TOPIC, "heartbeat_s": 1.0, "joints_s": 1.0}
+            "ros__parameters": {"command.topic": TOPIC, "heartbeat_s": 5.0, "joints_s": 5.0}
         }  # a busy test machine is no dead controller
         self._file.write_text(yaml.safe_dump(flat))
         self._guard = guard

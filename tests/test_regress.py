@@ -316,11 +316,11 @@ def test_a_policy_that_cannot_do_it_goes_through_the_whole_robot_and_fails(throu
     rows = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     assert len(rows) == 2
     for row in rows:
-        assert row["cause"] == "cancelled", row
-        assert row["steps"] >= 150
-        assert row["commands"] >= 140
-        assert row["chunks"] >= 15
-        assert not row["error"]
+        # cancelled at the cap, or stopped because it wandered to where the small wrist picture shows one colour only
+        assert row["cause"] in ("cancelled", "observation_frozen"), row
+        assert bool(row["error"]) == (row["cause"] != "cancelled")
+        assert 60 <= row["commands"] <= row["steps"]
+        assert row["chunks"] >= row["commands"] // 8
     assert len(list((out / FILMS).glob("*_failed.png"))) == 2
     before = (out / "episodes.jsonl").read_bytes()
     assert command.main(arguments) == 1, "the same again runs nothing"

@@ -99,7 +99,7 @@ _NUMBERS: dict[str, tuple[float, float, float, str]] = {
     "lead_s": (0.1, 0.0, 2.0, "how long before the end of a chunk the next one is asked for [s]"),
     "ramp_in_s": (1.0, 0.0, 10.0, "from rest to full speed [s]"),
     "late_speed": (0.5, 0.05, 1.0, "speed while an answer is overdue"),
-    "permit_timeout_s": (0.2, 0.05, 2.0, "a permission older than this is none [s]"),
+    "permit_timeout_s": (0.2, 0.05, 10.0, "a permission older than this is none [s]; above 1 only in simulation"),
     "max_pause_s": (2.0, 0.1, 60.0, "waiting for a chunk, longer is a fault [s]"),
     "max_clock_step_s": (0.5, 0.05, 5.0, "larger steps of the clock are a fault [s]"),
     "max_duration_s": (120.0, 1.0, 3600.0, "of a task that names none [s]"),

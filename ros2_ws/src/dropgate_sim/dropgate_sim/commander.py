@@ -55,6 +55,7 @@ class Commander(Node):
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self)
         self._scene: SceneStatus | None = None
+        self._reached: SceneStatus | None = None  # the first status of this scene that says so
         self._status = RuntimeStatus()
         self._feedback: list[RunTask.Feedback] = []
         self._film, self._pictured = Film(), 0
@@ -109,6 +110,7 @@ class Commander(Node):
             return bool(found and scene.steps == 0 and _ns(scene.header.stamp) > before)
 
         self._until(shown, ANSWER_S, f"scene {tuple(pair)} was set, but its status has not come")
+        self._reached = None
         return answer
 
     def run_task(self, pair: Pair, sentence: str, cap: int) -> RosRow:
@@ -124,7 +126,7 @@ class Commander(Node):
         if not result.done():
             goal.cancel_goal_async()
         self._until(result.done, ANSWER_S, "the task was cancelled, but the controller does not end it")
-        found, scene = result.result().result, self._scene
+        found, scene = result.result().result, self._reached if reached else self._scene
         assert scene is not None
         error = stalled
         if not error and not reached and found.cause not in BENIGN:
@@ -185,8 +187,8 @@ class Commander(Node):
         while True:
             scene = self._scene
             assert scene is not None
-            if scene.success:
-                return scene.steps <= cap, ""
+            if self._reached is not None and self._reached.steps <= cap:
+                return True, ""
             if scene.steps >= cap or result.done():
                 return False, ""
             if scene.steps != steps:
@@ -223,6 +225,8 @@ class Commander(Node):
 
     def _see(self, message: SceneStatus) -> None:
         self._scene = message
+        if message.success and self._reached is None:
+            self._reached = message
 
     def _hear(self, message: RuntimeStatus) -> None:
         self._status = message
