@@ -7,7 +7,10 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from dropgate_sim import regress as command
@@ -259,6 +262,33 @@ def test_all_processes_end_with_the_regression_even_stubborn_ones(tmp_path, monk
             os.kill(pid, signal.SIG_DFL)
 
 
+def test_no_process_outlives_a_regression_that_was_killed(tmp_path) -> None:
+    parent = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom dropgate_sim.processes import Processes, Program\n"
+        "robot = Processes([Program('idle', 'idle_program', [], {})], Path(sys.argv[1]))\n"
+        "robot.__enter__()\n"
+        "Path(sys.argv[1], 'pid').write_text(str(robot.pid('idle')))\ntime.sleep(600)\n"
+    )
+    (tmp_path / "idle_program.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(600)\n")
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    child = subprocess.Popen([sys.executable, "-c", parent, str(logs)], env={**os.environ, "PYTHONPATH": path})
+    try:
+        log = logs / "idle.log"
+        wait_for(lambda: (logs / "pid").exists() and log.exists() and "here" in log.read_text())
+        pid = int((logs / "pid").read_text())
+    finally:
+        child.kill()
+        child.wait()
+
+    def gone() -> bool:
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    wait_for(gone)
+
+
 # robot files ---------------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +323,19 @@ def test_what_cannot_be_run_is_an_error_and_no_pass(tmp_path, capsys) -> None:
     assert (answer["verdict"], answer["exit_code"]) == ("fail", 2)
     assert out.err.startswith("regress: ")
     assert "Traceback" not in out.err
+
+
+def test_being_terminated_is_being_interrupted(monkeypatch, capsys) -> None:
+    def terminated(options) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60.0)
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(command, "_regress", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    assert command.main(["an_artifact"]) == command.INTERRUPTED
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 @pytest.fixture

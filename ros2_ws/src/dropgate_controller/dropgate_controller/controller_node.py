@@ -299,7 +299,7 @@ class ControllerNode(Node):
 
 def main() -> None:
     """Console script."""
-    run_node(ControllerNode, threads=4)
+    run_node(ControllerNode, threads=6)  # ticks, sensors, a goal that waits, calls
 
 
 if __name__ == "__main__":

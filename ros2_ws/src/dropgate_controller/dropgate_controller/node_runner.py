@@ -12,6 +12,8 @@ from rclpy.node import Node
 
 from dropgate_controller.ros_setup import use_shared_memory
 
+SWITCH_S = 1e-4
+
 
 def run_node(make: Callable[[], Node], threads: int = 1, arguments: Sequence[str] | None = None) -> None:
     """Spin `make()` until the process is told to end.
@@ -22,6 +24,8 @@ def run_node(make: Callable[[], Node], threads: int = 1, arguments: Sequence[str
         arguments: command line; ROS arguments are taken out of it.
     """
     use_shared_memory()
+    if threads > 1:  # rclpy's executor hands a callback over again and again until a thread has taken it, and would
+        sys.setswitchinterval(SWITCH_S)  # keep the interpreter for the default 5 ms each time
     rclpy.init(args=list(sys.argv if arguments is None else arguments))
     executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(num_threads=threads)
     node = make()

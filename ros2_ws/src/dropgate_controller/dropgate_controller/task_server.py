@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from dropgate_interfaces.action import RunTask
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
-from rclpy.task import Future
 
 from dropgate_controller import reports
 from runtime.control.state import State
@@ -22,12 +22,17 @@ FEEDBACK_HZ = 5.0
 
 
 class TaskServer:
-    """Between a goal and `Controller.start`, and between the end of a task and the goal's result."""
+    """Between a goal and `Controller.start`, and between the end of a task and the goal's result.
+
+    A goal blocks one thread of the executor. Rejected: a coroutine that awaits a future, because rclpy's executors poll
+    it without pause: a full core, and the interpreter lock with it, taken from the ticks.
+    """
 
     def __init__(self, node: ControllerNode) -> None:
         self._node = node
         self._goal: ServerGoalHandle | None = None
-        self._over: Future | None = None
+        self._over: threading.Event | None = None
+        self._task: Task | None = None
         self._server = ActionServer(
             node, RunTask, "~/run_task", self._execute, goal_callback=self._wanted, cancel_callback=self._cancelled,
             callback_group=node.calls,
@@ -36,14 +41,15 @@ class TaskServer:
 
     def ended(self, task: Task) -> None:
         """The controller's task is over and the arm rests."""
-        if self._over is not None and not self._over.done():
-            self._over.set_result(task)
+        self._task = task
+        if self._over is not None:
+            self._over.set()
 
     def close(self) -> None:
-        """Off the graph; a goal that is on ends without a result."""
+        """Off the graph; a goal that is on is aborted."""
         self._node.destroy_timer(self._timer)
-        if self._over is not None and not self._over.done():
-            self._over.cancel()
+        if self._over is not None:
+            self._over.set()
         self._server.destroy()
 
     def _wanted(self, request: RunTask.Goal) -> GoalResponse:
@@ -57,10 +63,11 @@ class TaskServer:
         self._node.do(lambda controller: controller.cancel())
         return CancelResponse.ACCEPT
 
-    async def _execute(self, goal: ServerGoalHandle) -> RunTask.Result:
+    def _execute(self, goal: ServerGoalHandle) -> RunTask.Result:
         node, request, result = self._node, goal.request, RunTask.Result()
         began = node.now_s()
-        over = self._over = Future()
+        self._task, over = None, threading.Event()
+        self._over = over
         scale = request.speed_scale or 1.0
         started, text = node.do(lambda c: c.start(request.instruction, request.max_duration_s, scale))
         if not started:
@@ -71,10 +78,13 @@ class TaskServer:
         self._goal = goal
         if goal.is_cancel_requested:  # it came between the goal and the start
             node.do(lambda controller: controller.cancel())
-        try:
-            task: Task = await over
-        finally:
-            self._goal = self._over = None
+        over.wait()
+        self._goal = self._over = None
+        task = self._task
+        if task is None:  # the node is being taken down
+            result.cause, result.text = StopCause.DEACTIVATED.value, "the controller was taken down"
+            goal.abort()
+            return result
         result.cause, result.text = task.cause.value, task.text
         result.chunks, result.commands, result.rejected_chunks = task.chunks, task.commands, task.rejected
         result.duration_s = node.now_s() - began

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nodes of a robot as child processes with one log each; if one dies, everybody hears why."""
+"""The nodes of a robot as child processes with one log each; if one dies, everybody hears why. None is left behind."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ from pathlib import Path
 
 TERM_AFTER_S, KILL_AFTER_S = 5.0, 10.0
 TAIL_BYTES = 1500
+# run a module as `python -m` does, but be told to end when the process that started it ends (Linux: PR_SET_PDEATHSIG)
+RUN_MODULE = """
+import ctypes, os, runpy, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
+parent, sys.argv = int(sys.argv[1]), sys.argv[2:]
+if os.getppid() != parent:
+    sys.exit("the process that started this one has ended")
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 
 
 class ProcessDied(RuntimeError):
@@ -89,7 +98,7 @@ class Processes:
     def _start(self, program: Program) -> subprocess.Popen[bytes]:
         with self._log(program.name).open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", program.module, *program.arguments],
+                [sys.executable, "-c", RUN_MODULE, str(os.getpid()), program.module, *program.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

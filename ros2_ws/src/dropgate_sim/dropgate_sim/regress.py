@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the regression; returns the exit code."""
     options = parser().parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _regress(options)
     except KeyboardInterrupt:
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(options, {"verdict": "fail", "reason": why, "exit_code": ERROR}, [])
         print(f"regress: {why}", file=sys.stderr)
         return ERROR
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _regress(options: argparse.Namespace) -> int:
@@ -69,6 +73,11 @@ def _regress(options: argparse.Namespace) -> int:
     evidence = regress(wish, choose(quiet=options.quiet))
     _say(options, dict(summary(evidence)), lines(evidence))
     return exit_code(evidence)
+
+
+def _interrupt(*_: object) -> None:
+    """Being terminated is being interrupted: the robot's processes are ended first."""
+    raise KeyboardInterrupt
 
 
 def _say(options: argparse.Namespace, data: dict[str, object], text: Sequence[str]) -> None:
