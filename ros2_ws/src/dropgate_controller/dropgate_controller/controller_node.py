@@ -240,12 +240,8 @@ class ControllerNode(Node):
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Start a dead worker again, then reset; the arm stays disarmed."""
-        loaded = self.loaded
         try:
-            if loaded is not None and not loaded.worker.alive:
-                loaded.worker.close()  # it may still be ending
-                start(loaded.worker)
-                loaded.link.restarted()
+            self._revive(self.loaded)
         except DropGateRuntimeError as error:
             response.success, response.message = False, str(error)
             return response
@@ -256,6 +252,19 @@ class ControllerNode(Node):
 
         response.success, response.message = self.do(reset)
         return response
+
+    def _revive(self, loaded: Loaded | None) -> None:
+        """Start a dead worker; meanwhile the ticks, which go on, leave it alone. Raises BackendError."""
+        if loaded is None or loaded.worker.alive:
+            return
+        with self.lock:  # no tick is polling it now, and none will
+            loaded.link.suspended = True
+        try:
+            loaded.worker.close()  # it may still be ending
+            start(loaded.worker)
+            loaded.link.restarted()
+        finally:
+            loaded.link.suspended = False
 
     def _rivals(self) -> str:
         """Who else commands the arm, in words; empty if nobody."""

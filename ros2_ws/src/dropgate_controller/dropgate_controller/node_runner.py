@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import rclpy
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 
@@ -31,7 +32,11 @@ def run_node(make: Callable[[], Node], threads: int = 1, arguments: Sequence[str
     node = make()
     executor.add_node(node)
     try:
-        executor.spin()
+        while rclpy.ok():
+            try:
+                executor.spin()
+            except InvalidHandle:
+                continue  # a cleanup in another thread took something away while the executor prepared to wait
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

@@ -17,6 +17,7 @@ class WorkerLink:
     def __init__(self, worker: PolicyWorker) -> None:
         self._worker = worker
         self._reported = False
+        self.suspended = False  # while the worker is being started elsewhere: it is not thread-safe
 
     @property
     def in_flight(self) -> bool:
@@ -32,6 +33,8 @@ class WorkerLink:
 
     def answer(self) -> Answer | None:
         """The answer, if it is there. Raises PolicyFailure."""
+        if self.suspended:
+            return None
         found = self._worker.poll()
         if isinstance(found, Failure):
             raise PolicyFailure(StopCause.POLICY_ERROR, f"{found.error}: {found.text}")
