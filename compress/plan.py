@@ -17,6 +17,7 @@ from compress import digests
 from compress.atomic import write_json
 from compress.scores import PARTS, Scores
 
+FORMS = ("auto", "stub", "compact")
 AMOUNTS = ("keep", "drop", "keep_fraction", "parameter_budget", "latency_budget_ms")
 
 
@@ -30,6 +31,8 @@ class PlanSpec:
 
     Attributes:
         role, part: the stack, and what of a block goes.
+        form: how a whole block goes: `compact` (the list gets shorter), `stub` (its slot stays and writes zero; any
+            subset is allowed), or `auto`: compact where the stack allows it.
         keep, drop: blocks.
         keep_fraction: of the blocks that are there now, (0, 1]; rounded to the nearest allowed number, halves up.
         parameter_budget: parameters of the whole model afterwards, at most.
@@ -43,8 +46,11 @@ class PlanSpec:
     keep_fraction: float | None = None
     parameter_budget: int | None = None
     latency_budget_ms: float | None = None
+    form: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise PlanError(f"form is {self.form!r}, expected one of: {', '.join(FORMS)}")
         given = [name for name in AMOUNTS if getattr(self, name) is not None]
         if len(given) != 1:
             raise PlanError(f"set exactly one of {', '.join(AMOUNTS)}; found {', '.join(given) or 'none'}")
@@ -115,6 +121,7 @@ class Plan:
         rule: the amount that was asked for.
         close_call: the tie that the cut runs through, if it does: other choices were as good.
         predicted: parameters, flops_share and latency_ms afterwards, as far as costs were given.
+        form: how whole blocks go, see `PlanSpec`.
     """
 
     role: str
@@ -128,8 +135,11 @@ class Plan:
     rule: Mapping[str, float]
     close_call: tuple[int, ...] = ()
     predicted: Mapping[str, float] = field(default_factory=dict)
+    form: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise PlanError(f"{self.role}: form is {self.form!r}, expected one of: {', '.join(FORMS)}")
         both = sorted([*self.kept, *self.dropped])
         if both != sorted(set(both)) or any(not 0 <= block < self.depth for block in both):
             raise PlanError(
@@ -185,7 +195,7 @@ def make_plan(scores: Scores, spec: PlanSpec, costs: Costs | None = None) -> Pla
     if costs is not None and (costs.role, costs.part, costs.model_identity) != wanted:
         found = f"{costs.role}/{costs.part} of model {costs.model_identity[:12]}"
         raise PlanError(f"the costs are of {found}, the scores of model {subject.model_identity[:12]}: measure again")
-    units = _units(scores)
+    units = _units(scores, whole=spec.part == "block" and spec.form != "stub")
     if spec.part == "block" and len(subject.blocks) == sum(map(len, units)):
         units = units[:-1]  # a stack without any block is no stack
     dropped = tuple(sorted(_dropped(units, len(subject.blocks), spec, costs)))
@@ -194,7 +204,7 @@ def make_plan(scores: Scores, spec: PlanSpec, costs: Costs | None = None) -> Pla
     name, value = spec.amount
     return Plan(
         spec.role, spec.part, subject.depth, kept, dropped, scores.metric, scores.digest(), subject.model_identity,
-        {name: value}, split, costs.left(dropped) if costs is not None else {},
+        {name: value}, split, costs.left(dropped) if costs is not None else {}, spec.form,
     )  # fmt: skip
 
 
@@ -215,13 +225,14 @@ def load_plans(path: Path) -> tuple[Plan, ...]:
         raise PlanError(f"{path} is not a plan file ({error}): run the plan stage again") from error
 
 
-def _units(scores: Scores) -> list[tuple[int, ...]]:
-    """What may leave, first to leave first: whole units without pinned blocks, ranked by the sum of their scores."""
+def _units(scores: Scores, whole: bool) -> list[tuple[int, ...]]:
+    """What may leave, first to leave first, ranked by the sum of its scores; `whole`: units without pinned blocks."""
     subject = scores.subject
+    size, pinned = (subject.unit, set(subject.pinned)) if whole else (1, set())
     units: dict[int, list[int]] = {}
     for block in subject.blocks:
-        units.setdefault(block // subject.unit, []).append(block)
-    free = [tuple(unit) for unit in units.values() if not set(unit) & set(subject.pinned)]
+        units.setdefault(block // size, []).append(block)
+    free = [tuple(unit) for unit in units.values() if not set(unit) & pinned]
     return sorted(free, key=lambda unit: (sum(scores.of(block) for block in unit), -unit[0]))
 
 

@@ -59,20 +59,31 @@ def after(plan: Plan, group: BlockGroup, done: Surgery) -> Surgery:
             f"{plan.role}: the plan is for {plan.depth} blocks and drops {list(plan.dropped)}; "
             f"the stack keeps {list(done.kept)} of {done.depth}"
         )
-    pinned = sorted(set(plan.dropped) & group.pinned)
-    torn = sorted(
-        b for b in done.kept if b not in plan.dropped and b // group.unit in {d // group.unit for d in plan.dropped}
-    )
-    if pinned or torn:
-        raise DropError(
-            f"{plan.role}: the plan drops pinned blocks {pinned} and tears {torn} from their units of {group.unit}"
-        )
+    compact = plan.part == "block" and (group.compact if plan.form == "auto" else plan.form == "compact")
+    if compact:
+        _require_whole(plan, group, done)
     attention, mlp = set(done.without_attention), set(done.without_mlp)
     kept = set(done.kept)
-    if plan.part == "block" and group.compact:
+    if compact:
         kept -= set(plan.dropped)
-    if plan.part == "attention" or (plan.part == "block" and not group.compact):
+    elif plan.part in ("block", "attention"):
         attention |= set(plan.dropped)
-    if plan.part == "mlp" or (plan.part == "block" and not group.compact):
+    if not compact and plan.part in ("block", "mlp"):
         mlp |= set(plan.dropped)
     return Surgery(done.depth, tuple(sorted(kept)), tuple(sorted(attention & kept)), tuple(sorted(mlp & kept)))
+
+
+def _require_whole(plan: Plan, group: BlockGroup, done: Surgery) -> None:
+    """What leaves the list leaves it in whole units, and nothing that is pinned."""
+    if not group.compact:
+        raise DropError(
+            f"{plan.role}: other stacks read this one's slots, so its blocks cannot leave the list; use form `stub`"
+        )
+    pinned = sorted(set(plan.dropped) & group.pinned)
+    units = {d // group.unit for d in plan.dropped}
+    torn = sorted(b for b in done.kept if b not in plan.dropped and b // group.unit in units)
+    if pinned or torn:
+        raise DropError(
+            f"{plan.role}: the plan drops pinned blocks {pinned} and tears {torn} from their units of {group.unit}; "
+            "form `stub` takes any block"
+        )

@@ -25,7 +25,7 @@ from compress.export.versions import installed
 from compress.models.base import VlaModel
 from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from runtime.contract.artifact import read_artifact
-from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS
+from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, STATE
 from runtime.inference.golden import GoldenSample, load_golden
 from runtime.inference.policy import Policy
 from runtime.inference.preprocess import Preprocessor
@@ -193,8 +193,9 @@ def _inputs(
     preprocess, prompt = Preprocessor(spec.observation, state), PromptTokenizer(tokenizer, spec.prompt)
     made = []
     for sample in samples:
-        ids, mask = prompt.encode(sample.instruction)
-        made.append({**preprocess.tensors(sample.observation), INPUT_IDS: ids, ATTENTION_MASK: mask})
+        tensors = preprocess.tensors(sample.observation)
+        ids, mask = prompt.encode(sample.instruction, tensors[STATE][0])
+        made.append({**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask})
     return made
 
 

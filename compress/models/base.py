@@ -36,9 +36,11 @@ class BlockGroup:
         input_norm, mid_norm: child names of the two norms that read it.
         after: dotted path of the module that reads the stream behind the last block.
         depth_field: dotted key of the depth in the model's configuration.
-        unit: how many neighbouring blocks must be removed together.
-        pinned: block indices that must stay.
+        unit: how many neighbouring blocks must leave the list together; a stub may take any block.
+        pinned: block indices that must stay in the list.
         compact: whether removed blocks may leave the list (indices are renumbered); otherwise they are stubbed.
+        shared_kv: another stack attends to this one's keys and values, so K, V and the input norm of a removed block
+            stay (arXiv 2606.27755, appendix B): only `q_proj` and `o_proj` leave its attention.
     """
 
     role: str
@@ -52,6 +54,7 @@ class BlockGroup:
     unit: int = 1
     pinned: frozenset[int] = frozenset()
     compact: bool = True
+    shared_kv: bool = False
 
     def stack(self, module: nn.Module) -> nn.ModuleList:
         """The block list of this group inside `module`."""
@@ -184,6 +187,10 @@ class VlaModel(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write a loadable checkpoint folder, atomically."""
+        ...
+
+    def stock_config(self) -> dict[str, Any] | None:
+        """The configuration under which the family's stock class loads this very network; None: there is none."""
         ...
 
     def identity(self) -> str:

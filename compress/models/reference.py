@@ -210,6 +210,10 @@ class ReferenceVla:
         """
         reference_files.save(self, folder, half)
 
+    def stock_config(self) -> dict[str, Any] | None:
+        """None: this network is defined here."""
+        return None
+
     @classmethod
     def load(cls, folder: Path) -> ReferenceVla:
         """Read a checkpoint folder; strict: every tensor must fit.

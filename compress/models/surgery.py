@@ -27,6 +27,33 @@ class ZeroMlp(nn.Module):
         return torch.zeros_like(hidden_states)
 
 
+class ZeroProjection(nn.Module):
+    """Stands in for one linear layer; `weight` is empty and keeps the dtype that joint loops read."""
+
+    weight: Tensor
+
+    def __init__(self, replaced: nn.Linear) -> None:
+        super().__init__()
+        self.out_features = replaced.out_features
+        self.register_buffer("weight", replaced.weight.detach().new_empty(0), persistent=False)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., in) -> zeros (..., out)."""
+        return hidden_states.new_zeros(*hidden_states.shape[:-1], self.out_features)
+
+
+def without_attention(block: nn.Module, group: BlockGroup) -> None:
+    """Silence a block's attention in place; where keys and values are shared, they go on being computed."""
+    if not group.shared_kv:
+        setattr(block, group.attention, ZeroAttention())
+        return
+    attention = block.get_submodule(group.attention)
+    for name in ("q_proj", "o_proj"):
+        projection = getattr(attention, name)
+        if not isinstance(projection, ZeroProjection):
+            setattr(attention, name, ZeroProjection(projection))
+
+
 def operate(module: nn.Module, group: BlockGroup, done: Surgery, wanted: Surgery) -> None:
     """Bring the stack of `group` from the state `done` to the state `wanted`, in place.
 
@@ -45,7 +72,7 @@ def operate(module: nn.Module, group: BlockGroup, done: Surgery, wanted: Surgery
     survivors = [stack[where[i]] for i in wanted.kept]
     for original, block in zip(wanted.kept, survivors, strict=True):
         if original in wanted.without_attention:
-            setattr(block, group.attention, ZeroAttention())
+            without_attention(block, group)
         if original in wanted.without_mlp:
             setattr(block, group.mlp, ZeroMlp())
     parent_path, _, name = group.blocks.rpartition(".")

@@ -7,6 +7,7 @@ The action side lives in `runtime.contract.action`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,11 @@ from runtime.contract.conventions import (
     RotationConvention,
     Unit,
 )
+from runtime.errors import ContractError
 
 INSTRUCTION_FIELD = "{instruction}"
+STATE_FIELD = re.compile(r"\{state:(\d+)(?::(\d+))?\}")
+MAX_STATE_BINS = 65_536
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,9 @@ class PromptSpec:
     """How an instruction becomes tokens: lower-cased if told, put into `template`, right-padded to `max_tokens`
     with `pad_id`.
 
+    A template with `{state:256}` also carries the state, as policies of the pi0.5 kind read it: each normalised
+    dimension as the number of its bin of 256 over -1..1 (-1 below, as published), with spaces between; `{state:256:32}`
+    fills up to 32 dimensions with zeros first.
     A prompt longer than `max_tokens` is refused, never cut. Raises ContractError.
     """
 
@@ -122,14 +129,42 @@ class PromptSpec:
         conform(self)
         once = self.template.count(INSTRUCTION_FIELD) == 1
         check.require(once, "PromptSpec.template", self.template, f"text with {INSTRUCTION_FIELD} exactly once")
+        fields = STATE_FIELD.findall(self.template)
+        fine = len(fields) <= 1 and all(1 < int(bins) <= MAX_STATE_BINS for bins, _ in fields)
+        check.require(
+            fine, "PromptSpec.template", self.template, f"at most one state field, 2 to {MAX_STATE_BINS} bins"
+        )
         check.positive(self.max_tokens, "PromptSpec.max_tokens")
         check.require(self.pad_id >= 0, "PromptSpec.pad_id", self.pad_id, "a token id >= 0")
         check.relative_path(self.tokenizer_file, "PromptSpec.tokenizer_file")
 
-    def render(self, instruction: str) -> str:
-        """The text that is tokenised."""
+    @property
+    def needs_state(self) -> bool:
+        """Whether the prompt depends on the state."""
+        return STATE_FIELD.search(self.template) is not None
+
+    def render(self, instruction: str, state: NDArray[np.floating] | None = None) -> str:
+        """The text that is tokenised.
+
+        Args:
+            instruction: the sentence.
+            state: normalised, (S,); only where `needs_state`.
+        """
         text = instruction.lower() if self.lowercase else instruction
-        return self.template.replace(INSTRUCTION_FIELD, text)
+        before, after = self.template.split(INSTRUCTION_FIELD)
+        return _with_state(before, state) + text + _with_state(after, state)
+
+
+def _with_state(template: str, state: NDArray[np.floating] | None) -> str:
+    field = STATE_FIELD.search(template)
+    if field is None:
+        return template
+    if state is None:
+        raise ContractError(f"prompt: {template!r} carries the state, and none was given")
+    bins, width = int(field[1]), int(field[2] or 0)
+    padded = np.concatenate([state, np.zeros(max(0, width - len(state)))])
+    numbers = np.digitize(padded, np.linspace(-1.0, 1.0, bins + 1)[:-1]) - 1
+    return template[: field.start()] + " ".join(map(str, numbers)) + template[field.end() :]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ import math
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from runtime.backends.base import Backend, check_finite, check_tensors
 from runtime.backends.registry import create_backend
 from runtime.contract.artifact import Artifact, SignatureVerifier, read_artifact
 from runtime.contract.chunk import ActionChunk
 from runtime.contract.conventions import Verdict
-from runtime.contract.graph import ACTIONS, ATTENTION_MASK, INPUT_IDS
+from runtime.contract.graph import ACTIONS, ATTENTION_MASK, INPUT_IDS, STATE
 from runtime.contract.manifest import Manifest
 from runtime.contract.policy_spec import PolicySpec
 from runtime.errors import BackendError, ContractError, GateRefusedError, ObservationError, PolicyOutputError
@@ -87,8 +90,9 @@ class Policy:
             raise BackendError("policy: found it closed, expected a loaded one; call Policy.load again")
         if not math.isfinite(stamp_s):
             raise ObservationError(f"stamp_s: found {stamp_s}, expected the finite time [s] of the observation")
-        ids, mask = self._tokens(instruction)
-        inputs = {**self._preprocess.tensors(observation), INPUT_IDS: ids, ATTENTION_MASK: mask}
+        tensors = self._preprocess.tensors(observation)
+        ids, mask = self._tokens(instruction, tensors[STATE][0])
+        inputs = {**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask}
         outputs = self._backend.infer(inputs)
         check_finite(outputs, "policy outputs")
         check_tensors(outputs, self._spec.graph.outputs, "policy outputs")
@@ -98,7 +102,9 @@ class Policy:
             raise PolicyOutputError(f"policy outputs[{ACTIONS}]: {error}; the chunk is dropped") from error
         return ActionChunk.of(commands, self._spec.action, stamp_s)
 
-    def _tokens(self, instruction: str) -> tuple[Tokens, Tokens]:
+    def _tokens(self, instruction: str, state: NDArray[np.float32]) -> tuple[Tokens, Tokens]:
+        if self._spec.prompt.needs_state:
+            return self._tokenizer.encode(instruction, state)
         if self._prompt is None or self._prompt[0] != instruction:
             self._prompt = (instruction, *self._tokenizer.encode(instruction))
         return self._prompt[1], self._prompt[2]

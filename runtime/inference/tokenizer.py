@@ -31,14 +31,16 @@ class PromptTokenizer:
         self._spec = spec
         self._tokenizer = _parse(tokenizers, data, spec.tokenizer_file)
 
-    def encode(self, instruction: str) -> tuple[Tokens, Tokens]:
+    def encode(self, instruction: str, state: NDArray[np.floating] | None = None) -> tuple[Tokens, Tokens]:
         """Token ids and attention mask (1 = token, 0 = padding on the right), each (1, max_tokens) int64, read-only.
+
+        `state` (S,), normalised, is needed where the prompt carries it.
 
         ObservationError if the instruction is empty or its prompt is longer than `max_tokens`.
         """
         if not isinstance(instruction, str) or not instruction.strip():
             raise ObservationError(f"instruction: found {instruction!r}, expected text that says what to do")
-        text = self._spec.render(instruction)
+        text = self._spec.render(instruction, state)
         tokens = self._tokenizer.encode(text, add_special_tokens=self._spec.add_special_tokens).ids
         limit = self._spec.max_tokens
         if not 0 < len(tokens) <= limit:
