@@ -96,7 +96,8 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from dropgate_interfaces.action import RunTask
     from dropgate_interfaces.msg import RuntimeStatus
     from dropgate_sim.processes import Processes, Program
-    from lifecycle_msgs.srv import ChangeState
+    from dropgate_sim.question import Question, TransitionQuestion
+    from lifecycle_msgs.srv import ChangeState, GetState
     from rclpy.action import ActionClient
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.node import Node
@@ -129,13 +130,14 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     spinning.start()
     try:
         with Processes(programs, folder) as processes:
+            change = ready(node, ChangeState, "/dropgate_controller/change_state")
+            get = ready(node, GetState, "/dropgate_controller/get_state")
             for number in (1, 3):  # configure, activate
-                request = ChangeState.Request()
-                request.transition.id = number
-                if not call(node, ChangeState, "/dropgate_controller/change_state", request).success:
+                if not settled(TransitionQuestion(change, get, number), "change_state"):
                     raise SystemExit(f"the controller refused:\n{processes.tail('controller')}")
             until = time.monotonic() + WAIT_S
-            while not call(node, SetBool, "/dropgate_controller/arm", SetBool.Request(data=True)).success:
+            arm = ready(node, SetBool, "/dropgate_controller/arm")
+            while not settled(Question(arm, SetBool.Request(data=True)), "arm").success:
                 if time.monotonic() > until:
                     raise SystemExit(f"the controller cannot be armed:\n{processes.tail('controller')}")
             task.wait_for_server(WAIT_S)
@@ -186,13 +188,20 @@ def parameter_file() -> dict[str, Any]:
     return whole
 
 
-def call(node: Any, kind: Any, name: str, request: Any) -> Any:
+def ready(node: Any, kind: Any, name: str) -> Any:
     client = node.create_client(kind, name)
     if not client.wait_for_service(WAIT_S):
         raise SystemExit(f"service {name} is not there after {WAIT_S:g} s")
-    answer = wait(client.call_async(request))
-    node.destroy_client(client)
-    return answer
+    return client
+
+
+def settled(question: Any, name: str) -> Any:
+    until = time.monotonic() + WAIT_S
+    while not question.done():
+        if time.monotonic() > until:
+            raise SystemExit(f"service {name} gave no answer in {WAIT_S:g} s")
+        time.sleep(0.005)
+    return question.answer()
 
 
 def wait(future: Any, patience_s: float = WAIT_S) -> Any:

@@ -18,9 +18,10 @@ import yaml
 from artifact_factory import TASK, judge, policy_spec, write_draft
 from dropgate_interfaces.action import RunTask
 from dropgate_interfaces.msg import RuntimeStatus
+from dropgate_sim.question import Question, TransitionQuestion
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -131,6 +132,7 @@ class Operator(Node):
         self.create_subscription(RuntimeStatus, "/dropgate_controller/status", self._on_status, latched)
         self._calls = {
             "change_state": self.create_client(ChangeState, "/dropgate_controller/change_state"),
+            "get_state": self.create_client(GetState, "/dropgate_controller/get_state"),
             "arm": self.create_client(SetBool, "/dropgate_controller/arm"),
             "stop": self.create_client(Trigger, "/dropgate_controller/stop"),
             "reset_fault": self.create_client(Trigger, "/dropgate_controller/reset_fault"),
@@ -144,14 +146,18 @@ class Operator(Node):
 
     def call(self, name: str, request: object) -> object:
         """Call a service and wait for its answer."""
-        client = self._calls[name]
-        wait_for(client.service_is_ready, f"service {name}")
-        return result_of(client.call_async(request), name)
+        wait_for(self._calls[name].service_is_ready, f"service {name}")
+        question = Question(self._calls[name], request)
+        wait_for(question.done, name)
+        return question.answer()
 
     def transition(self, name: str) -> bool:
         """A lifecycle transition: configure, activate, deactivate, cleanup."""
         number = getattr(Transition, f"TRANSITION_{name.upper()}")
-        return self.call("change_state", ChangeState.Request(transition=Transition(id=number))).success
+        wait_for(self._calls["change_state"].service_is_ready, "service change_state")
+        question = TransitionQuestion(self._calls["change_state"], self._calls["get_state"], number)
+        wait_for(question.done, name)
+        return question.answer()
 
 
 class Station:

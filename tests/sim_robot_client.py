@@ -16,6 +16,7 @@ import numpy as np
 import rclpy
 from dropgate_interfaces.msg import SceneStatus
 from dropgate_interfaces.srv import ResetScene
+from dropgate_sim.question import Question
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -83,6 +84,7 @@ class Client:
         self._node = rclpy.create_node("client", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
+        self._clients: dict = {}
         self.newest: dict = {}
         self.counts: dict[str, int] = defaultdict(int)
         self.scenes: list[SceneStatus] = []
@@ -177,12 +179,13 @@ class Client:
         return result.successful, result.reason
 
     def _call(self, kind, name: str, request):
-        client = self._node.create_client(kind, name)
+        if name not in self._clients:
+            self._clients[name] = self._node.create_client(kind, name)
+        client = self._clients[name]
         self.until(client.service_is_ready, name)
-        future = client.call_async(request)
-        self.until(future.done, f"an answer of {name}")
-        self._node.destroy_client(client)
-        return future.result()
+        question = Question(client, request)
+        self.until(question.done, f"an answer of {name}")
+        return question.answer()
 
     def close(self) -> None:
         self._executor.shutdown()

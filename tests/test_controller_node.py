@@ -61,6 +61,9 @@ def test_a_task_runs_is_cancelled_and_another_one_follows(artifact, tmp_path):
         cell.wait_state("armed")
         second = cell.run(max_duration_s=1.0)
         assert result_of(second.get_result_async(), "the second result").result.cause == "finished"
+        assert cell.operator.transition("deactivate")
+        assert cell.operator.transition("cleanup")
+        cell.wait_state("unconfigured")
 
 
 def test_cancel_begins_to_brake_within_one_tick(artifact, tmp_path):

@@ -7,61 +7,59 @@ deactivate stops first. In shadow mode (`enable_motion` false) there is no comma
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
-from dropgate_interfaces.msg import ActionChunk as ActionChunkMsg
 from dropgate_interfaces.msg import RuntimeStatus
-from geometry_msgs.msg import TwistStamped
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleState, Node, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from std_msgs.msg import Float64
 from std_srvs.srv import SetBool, Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from dropgate_controller import conversions, parameters, reports
 from dropgate_controller.assembly import Loaded, assemble, start
 from dropgate_controller.node_runner import run_node
+from dropgate_controller.outputs import NEWEST, Outputs
 from dropgate_controller.sensors import subscribe
 from dropgate_controller.task_server import TaskServer
+from dropgate_controller.ticker import Ticker
 from runtime.clock import Clock, MonotonicClock
 from runtime.control.controller import Controller
 from runtime.control.state import MOVING, ON_TASK, NotAllowed
-from runtime.control.task import Tick
 from runtime.errors import DropGateRuntimeError
-from runtime.safety.trajectory import CommandKind, SafeTrajectory
 from runtime.telemetry import StopCause
 
-HEARTBEAT_HZ, STOP_WAIT_S = 20.0, 2.0
-RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+HEARTBEAT_S, STOP_WAIT_S = 0.05, 2.0
+SWITCH_S = 1e-4  # the executor's Python gives the interpreter up to the ticks at once, not after the default 5 ms
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 REFUSALS = (DropGateRuntimeError, parameters.ParameterError, NotAllowed, OSError, ValueError)
 
 
 class ControllerNode(Node):
-    """See the module. One lock guards the controller; nothing that waits is done while holding it."""
+    """See the module. The executor's thread senses and serves, the tick thread controls; one lock guards both.
+
+    Nothing that waits is done while holding it. The heartbeat comes from the tick thread: it vouches for the ticks.
+    """
 
     def __init__(self) -> None:
         super().__init__("dropgate_controller")
+        sys.setswitchinterval(SWITCH_S)
         parameters.declare(self)
         self.lock = threading.RLock()
         self.loaded: Loaded | None = None
+        self.steady = RosClock(clock_type=ClockType.STEADY_TIME)  # goes on while simulated time stands still
         self._wall: Clock = MonotonicClock()
-        self.steady = RosClock(clock_type=ClockType.STEADY_TIME)  # ticks go on while simulated time stands still
-        self._sensing, self._ticking = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
-        self.calls = ReentrantCallbackGroup()
-        self._made: list[Any] = []
+        self._outputs: Outputs | None = None
         self._tasks: TaskServer | None = None
-        self._commands = self._gripper = None
-        self._beat, self._sequence, self._said, self._why = 0, 0, ("", ""), ""
+        self._made: list[Any] = []
+        self._beat, self._beat_s, self._said, self._why = 0, 0.0, ("", ""), ""
         self._status = self.create_publisher(RuntimeStatus, "~/status", LATCHED)
-        self.create_timer(1.0 / HEARTBEAT_HZ, self._heartbeat, callback_group=self._ticking, clock=self.steady)
+        self._ticker = Ticker(self._turn)
+        self._ticker.start()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Verify, load, warm up. Any reason against it is logged, shown in the status, and refuses the transition."""
@@ -72,9 +70,10 @@ class ControllerNode(Node):
             self.get_logger().error(f"configure refused: {self._why}")
             self._publish_status()
             return TransitionCallbackReturn.FAILURE
-        self._why = ""
-        self._connect(loaded)
-        self.loaded = loaded
+        with self.lock:
+            self._why = ""
+            self._connect(loaded)
+            self.loaded = loaded
         self._publish_status()
         return TransitionCallbackReturn.SUCCESS
 
@@ -84,7 +83,7 @@ class ControllerNode(Node):
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop first, then leave; fails only if the arm cannot be brought to rest."""
+        """Stop first, then leave; fails if the arm is not at rest in time (simulated time waits for this call)."""
 
         def stop(controller: Controller) -> None:
             if controller.state in MOVING:
@@ -111,7 +110,8 @@ class ControllerNode(Node):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
-        """End the worker with the node."""
+        """End the ticks and the worker with the node."""
+        self._ticker.stop()
         self._tear_down()
         super().destroy_node()
 
@@ -134,42 +134,27 @@ class ControllerNode(Node):
 
     def _connect(self, loaded: Loaded) -> None:
         """Everything on the graph that exists only while configured."""
-        station, made = loaded.station, self._made
-        made += subscribe(self, loaded, self._take, RELIABLE, self._sensing)
-        if station.enable_motion:
-            kind = TwistStamped if station.kind is CommandKind.TWIST else JointTrajectory
-            self._commands = self.create_publisher(kind, station.command_topic, RELIABLE)
-            made.append(self._commands)
-        if station.enable_motion and station.gripper_topic:
-            self._gripper = self.create_publisher(Float64, station.gripper_topic, RELIABLE)
-            made.append(self._gripper)
-        self._raw = self.create_publisher(ActionChunkMsg, "~/chunk_raw", RELIABLE)
-        self._safe = self.create_publisher(ActionChunkMsg, "~/chunk_safe", RELIABLE)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        steady = {"clock": self.steady}
-        made += [
-            self._raw,
-            self._safe,
-            self._diagnostics,
-            self.create_service(SetBool, "~/arm", self._arm, callback_group=self.calls),
-            self.create_service(Trigger, "~/stop", self._stop, callback_group=self.calls),
-            self.create_service(Trigger, "~/reset_fault", self._reset, callback_group=self.calls),
-            self.create_timer(1.0 / station.tick_hz, self._tick, callback_group=self._ticking, **steady),
-            self.create_timer(1.0, self._diagnose, callback_group=self.calls, **steady),
-        ]
+        self._outputs = Outputs(self, loaded)
         self._tasks = TaskServer(self)
+        self._made += [
+            *subscribe(self, loaded, self._take, NEWEST),
+            self.create_service(SetBool, "~/arm", self._arm),
+            self.create_service(Trigger, "~/stop", self._stop),
+            self.create_service(Trigger, "~/reset_fault", self._reset),
+            self.create_timer(1.0, self._diagnose, clock=self.steady),
+        ]
 
     def _tear_down(self) -> None:
-        with self.lock:
+        with self.lock:  # no tick sees half of it
             loaded, self.loaded = self.loaded, None
-        if self._tasks is not None:
-            self._tasks.close()
-            self._tasks = None
-        kinds = (self.destroy_subscription, self.destroy_publisher, self.destroy_service, self.destroy_timer)
-        for thing in self._made:
-            any(destroy(thing) for destroy in kinds)
-        self._made.clear()
-        self._commands = self._gripper = None
+            for part in (self._tasks, self._outputs):
+                if part is not None:
+                    part.close()
+            self._tasks = self._outputs = None
+            kinds = (self.destroy_subscription, self.destroy_service, self.destroy_timer)
+            for thing in self._made:
+                any(destroy(thing) for destroy in kinds)
+            self._made.clear()
         if loaded is not None:
             loaded.worker.close()
 
@@ -185,43 +170,31 @@ class ControllerNode(Node):
                 stamp_s = conversions.seconds(message.header.stamp)
                 self.loaded.controller.buffer.put(name, stamp_s, value, self.now_s())
 
-    def _tick(self) -> None:
+    def _turn(self) -> float:
+        """One tick, and now and then a heartbeat; gives the seconds to the next turn."""
         with self.lock:
-            loaded = self.loaded
-            if loaded is None:
-                return
-            tick = loaded.controller.tick()
+            now = self._wall.now()
+            if now >= self._beat_s:
+                self._beat_s = now + HEARTBEAT_S
+                self._heartbeat()
+            if self.loaded is None:
+                return HEARTBEAT_S
+            self._tick(self.loaded)
+            return 1.0 / self.loaded.station.tick_hz
+
+    def _tick(self, loaded: Loaded) -> None:
+        tick = loaded.controller.tick()
+        if self._outputs is not None:
             if tick.command is not None:
-                self._send(tick.command, loaded)
-        self._show(loaded, tick)
-        if tick.ended is not None and self._tasks is not None:
-            self._tasks.ended(tick.ended)
-
-    def _send(self, command: SafeTrajectory, loaded: Loaded) -> None:
-        """Gripper first: who waits for the arm's command finds both."""
-        if self._commands is None:
-            return
-        if self._gripper is not None and command.gripper is not None:
-            self._gripper.publish(Float64(data=command.gripper))
-        if command.kind is CommandKind.TWIST:
-            self._commands.publish(conversions.twist_from(command, loaded.station.command_frame))
-        else:
-            self._commands.publish(conversions.joint_trajectory_from(command))
-
-    def _show(self, loaded: Loaded, tick: Tick) -> None:
-        """Chunks as they come, and the state when it changes."""
-        if tick.answer is not None:
-            self._sequence += 1
-            manifest = loaded.artifact.manifest
-            about = (self._sequence, manifest.artifact_id, tick.answer.infer_s)
-            self._raw.publish(conversions.raw_chunk(tick.answer.chunk, manifest.policy.action.scale, *about))
-            if tick.admitted is not None:
-                self._safe.publish(conversions.safe_chunk(tick.admitted, loaded.filter.names, *about))
+                self._outputs.send(tick.command)
+            self._outputs.show(tick)
         found = (tick.state.value, loaded.controller.incident.text)
         if found != self._said:
             self._said = found
             self.get_logger().info(": ".join(part for part in found if part))
             self._publish_status()
+        if tick.ended is not None and self._tasks is not None:
+            self._tasks.ended(tick.ended)
 
     def _arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         def arm(controller: Controller) -> None:
@@ -230,7 +203,7 @@ class ControllerNode(Node):
             controller.arm(request.data)
 
         response.success, response.message = self.do(arm)
-        if response.success and request.data and self._commands is None:
+        if response.success and request.data and self._outputs is not None and not self._outputs.moves:
             response.message = "shadow mode: nothing is sent to the robot"
         return response
 
@@ -266,30 +239,21 @@ class ControllerNode(Node):
         finally:
             loaded.link.suspended = False
 
-    def _rivals(self) -> str:
-        """Who else commands the arm, in words; empty if nobody."""
-        if self.loaded is None:
-            return ""
-        topic = self.loaded.station.command_topic
-        others = self.count_publishers(topic) - (self._commands is not None)
-        return f"{others} other node(s) publish on {topic}" if others > 0 else ""
-
     def _require_no_rival(self) -> None:
-        rivals = self._rivals()
-        if rivals:
+        if self._outputs is not None and (rivals := self._outputs.rivals()):
             raise NotAllowed(rivals)
 
     def _require_sole_command(self) -> None:
         self._require_no_rival()
-        if self._commands is not None and self._commands.get_subscription_count() == 0:
-            raise NotAllowed(f"nobody listens on {self._commands.topic}: start the robot's driver")
+        if self._outputs is not None and (unheard := self._outputs.unheard()):
+            raise NotAllowed(unheard)
 
     def _heartbeat(self) -> None:
         self._beat += 1
-        loaded = self.loaded
-        rivals = self._rivals() if loaded is not None and loaded.controller.state in ON_TASK else ""
-        if rivals:
-            self.do(lambda controller: controller.fault(StopCause.COMMAND_CONFLICT, rivals))
+        if self.loaded is not None and self._outputs is not None and self.loaded.controller.state in ON_TASK:
+            rivals = self._outputs.rivals()
+            if rivals:
+                self.do(lambda controller: controller.fault(StopCause.COMMAND_CONFLICT, rivals))
         self._publish_status()
 
     def _publish_status(self) -> None:
@@ -300,15 +264,13 @@ class ControllerNode(Node):
 
     def _diagnose(self) -> None:
         with self.lock:
-            if self.loaded is None:
-                return
-            message = reports.diagnostics(self.loaded, self.get_clock().now().to_msg())
-        self._diagnostics.publish(message)
+            if self._outputs is not None:
+                self._outputs.diagnose(self.get_clock().now().to_msg())
 
 
 def main() -> None:
     """Console script."""
-    run_node(ControllerNode, threads=6)  # ticks, sensors, a goal that waits, calls
+    run_node(ControllerNode)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped
-from rclpy.callback_groups import CallbackGroup
 from rclpy.lifecycle import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -20,7 +19,7 @@ from runtime.control.observation import JOINTS, TCP
 Take = Callable[[str, Any, Callable[[], Any]], None]
 
 
-def subscribe(node: Node, loaded: Loaded, take: Take, reliable: QoSProfile, group: CallbackGroup) -> Iterator[Any]:
+def subscribe(node: Node, loaded: Loaded, take: Take, reliable: QoSProfile) -> Iterator[Any]:
     """Make every subscription.
 
     Args:
@@ -28,13 +27,12 @@ def subscribe(node: Node, loaded: Loaded, take: Take, reliable: QoSProfile, grou
         loaded: what is configured.
         take: called with stream, message and a function that converts it or raises ConversionError.
         reliable: for permissions.
-        group: of the callbacks.
     """
     station, permission = loaded.station, loaded.controller.permission
     specs = {spec.key: spec for spec in loaded.artifact.manifest.policy.observation.images}
 
     def hear(kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
-        return node.create_subscription(kind, topic, callback, qos, callback_group=group)
+        return node.create_subscription(kind, topic, callback, qos)
 
     def seen(key: str, read: Callable[..., Any]) -> Callable[[Any], None]:
         return lambda message: take(key, message, lambda: read(message, specs[key]))

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dropgate_interfaces.action import RunTask
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -21,76 +20,81 @@ if TYPE_CHECKING:
 FEEDBACK_HZ = 5.0
 
 
-class TaskServer:
-    """Between a goal and `Controller.start`, and between the end of a task and the goal's result.
+class _DeferredServer(ActionServer):
+    """Goals run in the ticks, not in the executor: the goal's callback is called at its end and only gives the result.
 
-    A goal blocks one thread of the executor. Rejected: a coroutine that awaits a future, because rclpy's executors poll
-    it without pause: a full core, and the interpreter lock with it, taken from the ticks.
+    Rejected: a callback that waits (it holds the executor), and one that awaits a future (rclpy's executors poll it
+    without pause: a full core, and the interpreter lock with it, taken from the ticks).
     """
+
+    def notify_execute(self, goal_handle: ServerGoalHandle, execute_callback: Any) -> None:
+        """Called once a goal is executing."""
+        del goal_handle, execute_callback
+
+    def finish(self, goal_handle: ServerGoalHandle) -> None:
+        """Have the executor call the goal's callback now; from any thread."""
+        super().notify_execute(goal_handle, None)
+
+
+class TaskServer:
+    """Between a goal and `Controller.start`, and between the end of a task and the goal's result."""
 
     def __init__(self, node: ControllerNode) -> None:
         self._node = node
         self._goal: ServerGoalHandle | None = None
-        self._over: threading.Event | None = None
-        self._task: Task | None = None
-        self._server = ActionServer(
-            node, RunTask, "~/run_task", self._execute, goal_callback=self._wanted, cancel_callback=self._cancelled,
-            callback_group=node.calls,
+        self._began_s = 0.0
+        self._result = RunTask.Result()
+        self._server = _DeferredServer(
+            node, RunTask, "~/run_task", self._give_result, goal_callback=self._wanted,
+            handle_accepted_callback=self._begin, cancel_callback=self._cancelled,
         )  # fmt: skip
-        self._timer = node.create_timer(1.0 / FEEDBACK_HZ, self._feedback, callback_group=node.calls, clock=node.steady)
+        self._timer = node.create_timer(1.0 / FEEDBACK_HZ, self._feedback, clock=node.steady)
 
     def ended(self, task: Task) -> None:
         """The controller's task is over and the arm rests."""
-        self._task = task
-        if self._over is not None:
-            self._over.set()
+        cause, text = task.cause.value, task.text
+        self._result = RunTask.Result(
+            cause=cause, text=text, chunks=task.chunks, commands=task.commands, rejected_chunks=task.rejected,
+            duration_s=self._node.now_s() - self._began_s,
+        )  # fmt: skip
+        if self._goal is not None:
+            self._server.finish(self._goal)
 
     def close(self) -> None:
         """Off the graph; a goal that is on is aborted."""
         self._node.destroy_timer(self._timer)
-        if self._over is not None:
-            self._over.set()
+        if self._goal is not None and self._goal.is_active:
+            self._goal.abort()
+        self._goal = None
         self._server.destroy()
 
     def _wanted(self, request: RunTask.Goal) -> GoalResponse:
         loaded = self._node.loaded
-        if loaded is not None and loaded.controller.state is State.ARMED and self._over is None:
+        if loaded is not None and loaded.controller.state is State.ARMED and self._goal is None:
             return GoalResponse.ACCEPT
         self._node.get_logger().warning("goal refused: the controller is not armed, or another task is on")
         return GoalResponse.REJECT
+
+    def _begin(self, goal: ServerGoalHandle) -> None:
+        """Start the task; its end comes from the ticks."""
+        node, request = self._node, goal.request
+        self._goal, self._began_s = goal, node.now_s()
+        goal.execute()
+        scale = request.speed_scale or 1.0
+        started, text = node.do(lambda c: c.start(request.instruction, request.max_duration_s, scale))
+        if not started:
+            self._result = RunTask.Result(cause=StopCause.NONE.value, text=text)
+            self._server.finish(goal)
 
     def _cancelled(self, goal: ServerGoalHandle) -> CancelResponse:
         self._node.do(lambda controller: controller.cancel())
         return CancelResponse.ACCEPT
 
-    def _execute(self, goal: ServerGoalHandle) -> RunTask.Result:
-        node, request, result = self._node, goal.request, RunTask.Result()
-        began = node.now_s()
-        self._task, over = None, threading.Event()
-        self._over = over
-        scale = request.speed_scale or 1.0
-        started, text = node.do(lambda c: c.start(request.instruction, request.max_duration_s, scale))
-        if not started:
-            self._over = None
-            result.cause, result.text = StopCause.NONE.value, text
-            goal.abort()
-            return result
-        self._goal = goal
-        if goal.is_cancel_requested:  # it came between the goal and the start
-            node.do(lambda controller: controller.cancel())
-        over.wait()
-        self._goal = self._over = None
-        task = self._task
-        if task is None:  # the node is being taken down
-            result.cause, result.text = StopCause.DEACTIVATED.value, "the controller was taken down"
-            goal.abort()
-            return result
-        result.cause, result.text = task.cause.value, task.text
-        result.chunks, result.commands, result.rejected_chunks = task.chunks, task.commands, task.rejected
-        result.duration_s = node.now_s() - began
-        if goal.is_cancel_requested and task.cause is StopCause.CANCELLED:
+    def _give_result(self, goal: ServerGoalHandle) -> RunTask.Result:
+        self._goal, result = None, self._result
+        if goal.is_cancel_requested and result.cause == StopCause.CANCELLED.value:
             goal.canceled()
-        elif task.cause is StopCause.FINISHED:
+        elif result.cause == StopCause.FINISHED.value:
             goal.succeed()
         else:
             goal.abort()

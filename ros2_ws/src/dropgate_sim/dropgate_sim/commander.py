@@ -16,8 +16,9 @@ from dropgate_interfaces.action import RunTask
 from dropgate_interfaces.msg import RuntimeStatus, SceneStatus
 from dropgate_interfaces.srv import ResetScene
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.action import ActionClient
+from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -27,6 +28,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from compress.gate.film import CAMERA, Film
 from compress.gate.plan import Pair
+from dropgate_sim.question import Question, TransitionQuestion
 from dropgate_sim.ros_rows import RosRow
 
 ROBOT, CONTROLLER = "/sim_robot", "/dropgate_controller"
@@ -65,6 +67,11 @@ class Commander(Node):
         self.create_subscription(DiagnosticArray, "/diagnostics", self._measure, 10)
         self.create_subscription(Image, f"/{CAMERA}/image_raw", self._picture, qos_profile_sensor_data)
         self._task = ActionClient(self, RunTask, f"{CONTROLLER}/run_task")
+        self._change = self.create_client(ChangeState, f"{CONTROLLER}/change_state")
+        self._get = self.create_client(GetState, f"{CONTROLLER}/get_state")
+        self._reset_fault = self.create_client(Trigger, f"{CONTROLLER}/reset_fault")
+        self._set_armed = self.create_client(SetBool, f"{CONTROLLER}/arm")
+        self._reset_scene = self.create_client(ResetScene, f"{ROBOT}/reset")
 
     @property
     def status(self) -> RuntimeStatus:
@@ -90,9 +97,10 @@ class Commander(Node):
             ("configure", Transition.TRANSITION_CONFIGURE),
             ("activate", Transition.TRANSITION_ACTIVATE),
         ):
-            request = ChangeState.Request(transition=Transition(id=transition))
-            answer = self._call(ChangeState, f"{CONTROLLER}/change_state", request, START_S)
-            if not answer.success:
+            self._ready(self._change, START_S)
+            question = TransitionQuestion(self._change, self._get, transition)
+            self._until(question.done, START_S, f"the controller does not say whether it could {name}")
+            if not question.answer():
                 self._spin(1.0)  # the status with the reason may come after the answer
                 raise NotReady(f"the controller refused to {name}: {self._status.text or 'it gave no reason'}")
 
@@ -100,7 +108,7 @@ class Commander(Node):
         """Stand the robot into a scene. Raises NotReady."""
         before = 0 if self._scene is None else _ns(self._scene.header.stamp)
         request = ResetScene.Request(task=pair.task, state=pair.state, seed=pair.seed)
-        answer = self._call(ResetScene, f"{ROBOT}/reset", request, START_S)
+        answer = self._call(self._reset_scene, request, START_S)
         if not answer.ok:
             raise NotReady(f"scene {tuple(pair)} was refused: {answer.text}")
 
@@ -175,9 +183,9 @@ class Commander(Node):
             if time.monotonic() > until:
                 raise NotReady(f"the controller cannot be armed: {why} (state {self._status.state!r})")
             if self._status.state == FAULT:
-                answer = self._call(Trigger, f"{CONTROLLER}/reset_fault", Trigger.Request(), ANSWER_S)
+                answer = self._call(self._reset_fault, Trigger.Request(), ANSWER_S)
             else:
-                answer = self._call(SetBool, f"{CONTROLLER}/arm", SetBool.Request(data=True), ANSWER_S)
+                answer = self._call(self._set_armed, SetBool.Request(data=True), ANSWER_S)
             why = answer.message or why
             self._spin(0.2)
 
@@ -197,15 +205,14 @@ class Commander(Node):
                 return False, f"stalled: no control step for {STALL_S:g} s"
             self._spin_once()
 
-    def _call(self, kind: Any, name: str, request: Any, timeout_s: float) -> Any:
-        client = self.create_client(kind, name)
-        try:
-            self._until(client.service_is_ready, timeout_s, f"service {name} is not there")
-            future = client.call_async(request)
-            self._until(future.done, timeout_s, f"service {name} does not answer")
-            return future.result()
-        finally:
-            self.destroy_client(client)
+    def _call(self, client: Client, request: Any, timeout_s: float) -> Any:
+        self._ready(client, timeout_s)
+        question = Question(client, request)
+        self._until(question.done, timeout_s, f"service {client.srv_name} does not answer")
+        return question.answer()
+
+    def _ready(self, client: Client, timeout_s: float) -> None:
+        self._until(client.service_is_ready, timeout_s, f"service {client.srv_name} is not there")
 
     def _until(self, done: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
         until = time.monotonic() + timeout_s
