@@ -158,7 +158,7 @@ def test_teacher_with_another_kind_of_output_is_refused() -> None:
     batch = batches(student, 2, 2)[0]
     odd = policy(depth=1, vision_depth=1)
     odd.loss = lambda *_args, **_kwargs: torch.zeros(2)  # type: ignore[method-assign]
-    with pytest.raises(ModelError, match=r"the teacher's module returned \[\] in one loss"):
+    with pytest.raises(ModelError, match=r"the teacher's head returned \[\] in one loss"):
         distilled_loss(odd, 1.0)(student, batch, 0)
 
 
@@ -173,7 +173,7 @@ def test_compute_matching_takes_steps_over_flops_share(tmp_path: Path) -> None:
 
 
 def test_teacher_and_held_out_frames_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(RecoverError, match=r"distill is 1.0 and there is no teacher"):
+    with pytest.raises(RecoverError, match=r"heal, distill and features \(False, 1.0, 0.0\) need a teacher"):
         recover(pruned(), demos(), replace(SPEC, distill=1.0), tmp_path)
     with pytest.raises(RecoverError, match="expected at least 500 and 1"):
         recover(pruned(), demos(), replace(SPEC, batch_size=500), tmp_path)

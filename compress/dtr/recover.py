@@ -21,8 +21,9 @@ import torch
 
 from compress.atomic import write_json
 from compress.costs import flops_share
-from compress.data.frames import FrameArrays, FrameSource
+from compress.data.frames import FrameSource, FrameStore
 from compress.dtr.freeze import frozen
+from compress.dtr.heal import Healed, heal
 from compress.dtr.lora import adapters
 from compress.dtr.spec import RecoverSpec
 from compress.dtr.teacher import distilled_loss
@@ -33,6 +34,7 @@ from compress.training import BatchSource, LossFn, OnStep, Trainer, TrainSetting
 
 REPORT = "recovery.json"
 HELD_OUT_FRAMES = 256
+HEAL_FROM, HEAL_BATCHES = 1 << 20, 16  # batches that no training step will see in this order
 
 
 class RecoverError(ValueError):
@@ -50,6 +52,8 @@ class RecoveryReport:
         action_error_before, action_error_after: mean absolute error per action dimension on held-out episodes, in the
             action's own units.
         loss_before, loss_after: the family's loss on the same frames.
+        loss_healed: the same after the closed-form refit, before any step; `None` where nothing was healed.
+        healed: what the refit did at each cut.
         held_out_frames: how many.
         curve: rows of step, loss, lr.
         data_digest: of the training batches.
@@ -65,6 +69,8 @@ class RecoveryReport:
     action_error_before: tuple[float, ...]
     action_error_after: tuple[float, ...]
     loss_before: float
+    loss_healed: float | None
+    healed: tuple[dict[str, Any], ...]
     loss_after: float
     held_out_frames: int
     curve: tuple[dict[str, float], ...]
@@ -83,7 +89,7 @@ class RecoveryReport:
 
 def recover(
     model: VlaModel,
-    demos: FrameArrays,
+    demos: FrameStore,
     spec: RecoverSpec,
     folder: Path,
     teacher: VlaModel | None = None,
@@ -96,7 +102,7 @@ def recover(
         demos: demonstrations.
         spec: how.
         folder: of this run; a killed run is resumed from it.
-        teacher: the whole policy, on the same device; needed if `spec.distill` is positive.
+        teacher: the whole policy, on the same device; needed if `spec.taught`.
         progress: called with step, steps in all and the loss as text.
 
     Raises:
@@ -112,7 +118,7 @@ def recover(
         )
     source = FrameSource(demos, model, horizon, spec.batch_size, spec.seed, training)
     chosen = testing[np.linspace(0, len(testing) - 1, min(HELD_OUT_FRAMES, len(testing))).astype(int)]
-    samples = [demos.sample(int(index), horizon) for index in chosen]
+    samples = demos.samples(chosen.tolist(), horizon)
     held_out = [model.collate(samples[at : at + spec.batch_size]) for at in range(0, len(samples), spec.batch_size)]
     truth = np.stack([sample.actions for sample in samples])
     return recover_on(model, source, held_out, truth, spec, folder, teacher, progress)
@@ -123,18 +129,23 @@ def recover_on(
     teacher: VlaModel | None = None, progress: Progress | None = None,
 ) -> RecoveryReport:  # fmt: skip
     """The same with any source of batches; `truth` holds the held-out actions in physical units, (N, H, A)."""
-    if spec.distill and teacher is None:
+    if spec.taught and teacher is None:
         raise RecoverError(
-            f"distill is {spec.distill} and there is no teacher: give the unpruned policy, or set distill to 0"
+            f"heal, distill and features ({spec.heal}, {spec.distill}, {spec.features}) need a teacher: give the "
+            "unpruned policy, or set them to 0"
         )
     start, identity = time.perf_counter(), model.identity()
     share = flops_share(model, held_out[0], teacher) if spec.compute_matched else None
     steps = spec.steps if share is None else math.ceil(spec.steps / share)
-    taught_by = teacher.identity() if teacher is not None and spec.distill else None
+    taught_by = teacher.identity() if teacher is not None and spec.taught else None
     error_before, loss_before = action_error(model, held_out, truth)
+    healed: tuple[Healed, ...] = ()
+    if teacher is not None and spec.heal:
+        healed = heal(model, teacher, [source.batch(HEAL_FROM + number) for number in range(HEAL_BATCHES)])
+    loss_healed = action_error(model, held_out, truth)[1] if healed else None
     loss_fn: LossFn = action_loss
-    if teacher is not None and spec.distill:
-        loss_fn = distilled_loss(teacher, spec.distill)
+    if teacher is not None and (spec.distill or spec.features):
+        loss_fn = distilled_loss(teacher, spec.distill, spec.features)
     lora = adapters(model.module, spec.lora_rank, spec.seed) if spec.method == "lora" else nullcontext()
     with lora, frozen(model, spec.freeze):
         trainer = Trainer(
@@ -156,6 +167,8 @@ def recover_on(
         action_error_before=error_before,
         action_error_after=error_after,
         loss_before=loss_before,
+        loss_healed=loss_healed,
+        healed=tuple(asdict(cut) for cut in healed),
         loss_after=loss_after,
         held_out_frames=len(truth),
         curve=tuple(curve),

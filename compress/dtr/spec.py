@@ -20,7 +20,9 @@ class RecoverSpec:
         method: `full` fine-tuning; `lora` on every linear layer, merged at the end.
         lora_rank: rank of the update; its scale is 1 (alpha = rank).
         freeze: stacks whose towers stay as they are, such as `vision.siglip`; they must not have lost blocks.
+        heal: before training, refit the layer in front of every cut in closed form (`dtr.heal`); needs the teacher.
         distill: weight of the L1 error against the teacher's output for the same batch; 0 needs no teacher.
+        features: weight of the relative error against the residual streams of the teacher in every stack that was cut.
         ema: decay of the averaged weights that are returned; 0 is none.
         warmup: steps of linear warm-up.
         schedule: of the learning rate after it.
@@ -39,7 +41,9 @@ class RecoverSpec:
     method: Literal["full", "lora"] = "full"
     lora_rank: int = number(16, low=1)
     freeze: tuple[str, ...] = ()
+    heal: bool = False
     distill: float = number(0.0, low=0.0)
+    features: float = number(0.0, low=0.0)
     ema: float = number(0.99, low=0.0, high=0.999999)
     warmup: int = number(20, low=0)
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -51,6 +55,11 @@ class RecoverSpec:
     clip: float = number(1.0, above=0.0)
     checkpoint_s: float = number(30.0, low=0.0)
     log_every: int = number(10, low=1)
+
+    @property
+    def taught(self) -> bool:
+        """Whether it needs the unpruned policy."""
+        return bool(self.heal or self.distill or self.features)
 
     def __post_init__(self) -> None:
         check_ranges(self)

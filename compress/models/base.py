@@ -148,6 +148,11 @@ class VlaModel(Protocol):
         ...
 
     @property
+    def head(self) -> str:
+        """Dotted path of the submodule that is called once in `loss` and returns what the policy says, (B, H, A')."""
+        ...
+
+    @property
     def groups(self) -> tuple[BlockGroup, ...]:
         """The prunable stacks."""
         ...

@@ -25,6 +25,7 @@ class ReferenceVla:
     """The `VlaModel` of the reference family."""
 
     family = "reference"
+    head = "head"
 
     def __init__(self, config: ReferenceConfig, normalizers: Normalizers, tokenizer: bytes, seed: int = 0) -> None:
         """A model with random weights drawn from `seed`.

@@ -27,9 +27,9 @@ def run(ctx: Context) -> Result:
 
     family, spec = ctx.recipe.model.family, ctx.recipe.recover
     model = placed(family, ctx.of("drop") / MODEL)
-    teacher = placed(family, ctx.recipe.model.checkpoint) if spec.distill or spec.compute_matched else None
+    teacher = placed(family, ctx.recipe.model.checkpoint) if spec.taught or spec.compute_matched else None
     with ctx.bar("recover", spec.steps) as report:
-        done = recover(model, load(ctx), spec, ctx.work, teacher, report)
+        done = recover(model, load(ctx, model), spec, ctx.work, teacher, report)
     model.module.to("cpu")
     model.save(ctx.folder / MODEL)
     shutil.copyfile(ctx.work / REPORT, ctx.folder / REPORT)
