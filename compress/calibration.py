@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from compress.data.frames import FrameArrays
+from compress.data.frames import FrameStore
 from compress.data.samples import Sample
 from compress.models.base import Batch, VlaModel
 
@@ -54,7 +54,7 @@ class CalibrationSet:
 
 
 def pick(
-    demos: FrameArrays, count: int, seed: int, horizon: int, frames: Sequence[int] | np.ndarray | None = None
+    demos: FrameStore, count: int, seed: int, horizon: int, frames: Sequence[int] | np.ndarray | None = None
 ) -> tuple[Sample, ...]:
     """Choose `count` different frames: episodes take turns, and each draws from another stretch of its length.
 
@@ -82,11 +82,11 @@ def pick(
         for turn, which in enumerate(draw.permutation(len(stretches))):
             rounds[turn].append(int(draw.choice(stretches[which])))
     chosen = [index for turn in rounds for index in turn][:count]
-    return tuple(demos.sample(index, horizon) for index in chosen)
+    return demos.samples(chosen, horizon)
 
 
 def from_demos(
-    model: VlaModel, demos: FrameArrays, count: int, batch_size: int, seed: int, frames: np.ndarray | None = None
+    model: VlaModel, demos: FrameStore, count: int, batch_size: int, seed: int, frames: np.ndarray | None = None
 ) -> CalibrationSet:
     """`pick` at the model's own horizon, in batches."""
     return CalibrationSet(model, pick(demos, count, seed, int(model.specs()["action"].horizon), frames), batch_size)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from compress.reference import commands as reference
-from compress.verbs import doctor, gate, report, run, verify
+from compress.verbs import convert, data, doctor, gate, report, run, verify
 from compress.verbs.answer import ERROR, INTERRUPTED, OK, Answer
 
 EPILOG = """start with:
@@ -40,10 +40,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     run.add_parsers(verbs)
+    convert.add_parser(verbs)
     gate.add_parser(verbs)
     verify.add_parser(verbs)
     report.add_parser(verbs)
     doctor.add_parser(verbs)
+    data.add_parser(verbs)
     reference.add_parser(verbs)
     return top
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from compress import digests
+from compress.data import fingerprint
 from compress.disk import naming_full_disk, require_space
 from compress.progress import Progress, Silent
 from compress.receipt import Receipt
 from compress.recipe import Recipe
 from compress.run_dir import Result, RunDir, StageKey
 from compress.run_lock import locked
-from compress.stages import data, drop, export, gate, plan, probe, recover, report, seal
+from compress.stages import data, drop, export, gate, plan, probe, recover, report, seal, trim
 from compress.stages.context import Context, nothing, source_model
 
 
@@ -46,14 +47,15 @@ class Stage:
     space: int = 5_000_000
 
 
-EVIDENCE = ("probe/probe.json", "plan", "recover/recovery.json", "export/bench.json", "gate")
+EVIDENCE = ("trim/trim.json", "probe/probe.json", "plan", "recover/recovery.json", "export/bench.json", "gate")
 STAGES = (
     Stage("data", (), data.settings, data.run, data.files, space=200_000_000),
-    Stage("probe", ("data",), probe.settings, probe.run, source_model),
-    Stage("plan", ("probe",), plan.settings, plan.run, source_model),
-    Stage("drop", ("plan",), drop.settings, drop.run, source_model, space=100_000_000),
-    Stage("recover", ("data", "drop"), recover.settings, recover.run, source_model, space=300_000_000),
-    Stage("export", ("data", "plan", "recover"), export.settings, export.run, source_model, space=200_000_000),
+    Stage("trim", (), trim.settings, trim.run, source_model, space=100_000_000),
+    Stage("probe", ("data", "trim"), probe.settings, probe.run),
+    Stage("plan", ("trim", "probe"), plan.settings, plan.run),
+    Stage("drop", ("trim", "plan"), drop.settings, drop.run, space=100_000_000),
+    Stage("recover", ("data", "trim", "drop"), recover.settings, recover.run, space=300_000_000),
+    Stage("export", ("data", "trim", "plan", "recover"), export.settings, export.run, space=200_000_000),
     Stage("gate", ("export",), gate.settings, gate.run, space=50_000_000),
     Stage("report", ("export", *EVIDENCE), report.settings, report.run, space=20_000_000),
     Stage("seal", ("export", "report", *EVIDENCE), seal.settings, seal.run, space=200_000_000),
@@ -107,7 +109,7 @@ def run_recipe(
     with locked(run.root), naming_full_disk(run.root, 1_000_000):
         run.keep_recipe(recipe.to_yaml())
         receipts: dict[str, Receipt] = {}
-        known = functools.cache(digests.of_path)  # the source checkpoint is an input of most stages
+        known = functools.cache(fingerprint.of_path)  # the source checkpoint is an input of most stages
         done = []
         for number, stage in enumerate(wanted, start=1):
             key = key_of(stage, recipe, receipts, known)

@@ -6,15 +6,17 @@ The others are the stages' own: `plan.PlanSpec`, `dtr.spec.RecoverSpec`, `gate.s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from compress.models.registry import FAMILIES
-from compress.settings import SettingsError, check_ranges, number
+from compress.settings import SettingsError, check_ranges, number, to_plain
 
 Metric = Literal["gateprobe", "uniform", "random", "magnitude", "cosine", "taylor", "fisher", "loo"]
 SuiteName = Literal["dropgate_tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10"]
+MAX_PIXELS = 4096
 
 
 @dataclass(frozen=True)
@@ -60,20 +62,51 @@ class GenerateSection:
 class DataSection:
     """Demonstrations for the probe and the recovery: `path`, or `generate`.
 
+    `compress data inspect PATH` shows the keys of a data set.
+
     Attributes:
-        format: of the files at `path`.
-        path: a folder of demonstration files, or one file.
+        format: of the files at `path`. `libero_hdf5` needs no mapping: its keys are known; what is given replaces them.
+        path: a data set's folder, or one file.
         generate: what to make instead; made once, kept in the cache folder.
+        cameras: the policy's camera -> the data set's.
+        state: the data set's vectors that are joined to the state, in order; `KEY[0:7]` takes a part.
+        action: the vector that is the action, or several that are joined to it.
+        image_size: pixels, one number or [height, width]: the policy's own. Unset leaves pictures as they are.
+        rotate_180: turn every picture; unset is true for `libero_hdf5`, false otherwise.
+        instruction_key: where the sentence stands; unset is the format's own place.
+        instruction: one sentence for every episode, for data without any.
     """
 
-    format: Literal["libero_hdf5"] = "libero_hdf5"
+    format: Literal["libero_hdf5", "robomimic_hdf5", "lerobot", "rlds"] = "libero_hdf5"
     path: Path | None = None
     generate: GenerateSection | None = None
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    state: tuple[str, ...] | None = None
+    action: str | tuple[str, ...] | None = None
+    image_size: int | tuple[int, ...] | None = None
+    rotate_180: bool | None = None
+    instruction_key: str | None = None
+    instruction: str | None = None
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.generate is None):
             given = "both are set" if self.path is not None else "neither is set"
             raise SettingsError(f"set exactly one of `path` and `generate`: {given}")
+        if self.generate is not None and self.format != "libero_hdf5":
+            raise SettingsError(f"`format` is {self.format!r}, and what `generate` makes is libero_hdf5")
+        if self.instruction_key is not None and self.instruction is not None:
+            raise SettingsError("set at most one of `instruction_key` and `instruction`")
+        size = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        if size is not None and not (len(size) == 2 and all(1 <= pixels <= MAX_PIXELS for pixels in size)):
+            raise SettingsError(
+                f"`image_size` is {to_plain(self.image_size)}, expected pixels or [height, width], 1 to {MAX_PIXELS}"
+            )
+
+    @property
+    def mapped(self) -> bool:
+        """Whether anything is said about keys or pictures; if not, LIBERO's own files are read as they are."""
+        given = (self.state, self.action, self.image_size, self.rotate_180, self.instruction_key, self.instruction)
+        return self.format != "libero_hdf5" or bool(self.cameras) or any(value is not None for value in given)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from runtime.contract.conventions import NormMethod
 from runtime.contract.normalization import Normalization, Normalizers
 from runtime.contract.spec import INSTRUCTION_FIELD, PromptSpec
 
-NAMES = ("reference",)
+NAMES = ("reference", "pi0", "pi05", "smolvla", "openvla_oft", "groot_n17")
 INSTRUCTIONS = ("open the top drawer", "put the black bowl in the left tray", "turn on the stove")
 VOCABULARY = 512
 

@@ -21,7 +21,7 @@ from compress.verbs.run import STAGE_VERBS
 from runtime.contract.conventions import Verdict
 
 REPO = Path(__file__).resolve().parent.parent
-VERBS = ("run", *STAGE_VERBS, "gate", "verify", "report", "doctor", "reference")
+VERBS = ("run", *STAGE_VERBS, "convert", "data", "gate", "verify", "report", "doctor", "reference")
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -114,7 +114,7 @@ def test_typo_in_recipe_reaches_the_user(tmp_path: Path, capsys: pytest.CaptureF
 def test_unknown_stage_reaches_the_user(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, "run", str(recipe), "--until", "prob")
     assert code == 2
-    assert "no stage 'prob'; the stages are: data, probe, plan" in err
+    assert "no stage 'prob'; the stages are: data, trim, probe, plan" in err
 
 
 def test_library_error_is_named_and_leads_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compress.dtr.drop import DropError, drop
+from compress.dtr.heal import heal
+from compress.dtr.teacher import answer, distilled_loss, heard
 from compress.export.draft import export_draft
 from compress.gateprobe import gate_derivatives, probe
 from compress.models.base import Batch, BlockGroup, ModelError, VlaModel
@@ -129,6 +131,42 @@ def test_loss_belongs_to_the_sample_and_its_seed(name: str) -> None:
     assert together.shape == (3,)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
     assert torch.equal(together, again)
+
+
+@families
+def test_the_head_says_what_the_loss_judges(name: str) -> None:
+    """Moving what the head returns moves the loss; a teacher is heard there."""
+    model = case(name).make(0)
+    batch = batch_of(model)
+    with torch.no_grad(), heard(model) as said:
+        loss = model.loss(batch, 3)
+    found = answer(said, batch, "policy")
+    assert found.shape[:2] == batch.actions.shape[:2]
+    assert found.shape[2] >= batch.actions.shape[2]
+    head = model.module.get_submodule(model.head)
+    handle = head.register_forward_hook(lambda _module, _args, output: output + 0.5)
+    with torch.no_grad():
+        moved = model.loss(batch, 3)
+    handle.remove()
+    assert not torch.isclose(moved, loss, rtol=1e-3).any()
+
+
+@families
+def test_a_teacher_can_be_followed_and_cuts_be_healed(name: str) -> None:
+    """Answers and streams of the whole policy pull the pruned one, and the refit brings it nearer."""
+    teacher, model = case(name).make(0), case(name).make(0)
+    group = model.groups[0]
+    drop(model, plan_of(model, group.role, droppable(group, len(group.stack(model.module))), form="stub"))
+    batches = [model.collate(samples_for(model, 3, seed)) for seed in (1, 2, 3, 4)]
+    loss = distilled_loss(teacher, 1.0, 1.0)(model, batches[0], 0)
+    loss.backward()
+    with torch.no_grad():
+        own = model.loss(batches[0], 0).mean()
+    assert float(loss.detach()) > float(own)
+    found = heal(model, teacher, batches)
+    assert found
+    assert all(cut.error_after <= cut.error_before for cut in found)
+    assert any(cut.error_after < cut.error_before for cut in found)
 
 
 @families

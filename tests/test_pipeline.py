@@ -236,7 +236,7 @@ def test_resolved_recipe_is_kept_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_list_of_stages_is_in_order() -> None:
-    assert NAMES == ("data", "probe", "plan", "drop", "recover", "export", "gate", "report", "seal")
+    assert NAMES == ("data", "trim", "probe", "plan", "drop", "recover", "export", "gate", "report", "seal")
     for place, stage in enumerate(STAGES):
         assert {need.partition("/")[0] for need in stage.needs} <= set(NAMES[:place]), stage.name
 

@@ -24,7 +24,7 @@ from compress.stages.probe import load_scores
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parent.parent
-UP_TO_EXPORT = ["data", "probe", "plan", "drop", "recover", "export"]
+UP_TO_EXPORT = ["data", "trim", "probe", "plan", "drop", "recover", "export"]
 
 
 @pytest.fixture(scope="module")

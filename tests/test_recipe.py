@@ -40,7 +40,7 @@ REFUSED = [
     ({"probe": {"compare": ["uniform", "lou"]}}, "`probe.compare[1]` is 'lou', expected one of"),
     ({"recover": {"method": "lor"}}, "`recover.method` is 'lor', expected one of: full, lora; did you mean 'lora'?"),
     ({"data": {"generate": {"suite": "libero_goals"}}}, "did you mean 'libero_goal'?"),
-    ({"model": {"family": "pi0"}}, "`model.family` is 'pi0', expected one of: reference"),
+    ({"model": {"family": "tpi0"}}, "`model.family` is 'tpi0', expected one of: "),
     ({"recover": {"lr": "fast"}}, "`recover.lr` is 'fast', expected a number"),
     ({"recover": {"bf16": 1}}, "`recover.bf16` is 1, expected true or false"),
     ({"gate": {"pairs": True}}, "`gate.pairs` is True, expected a whole number"),

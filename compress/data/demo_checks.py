@@ -15,13 +15,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from compress.data.faults import DemoFileError, require_finite
+
 CAMERAS = {"agentview": "obs/agentview_rgb", "wrist": "obs/eye_in_hand_rgb"}
 STATE_PARTS = {"obs/ee_pos": 3, "obs/ee_ori": 3, "obs/gripper_states": 2}
 ACTIONS, ACTION_DIM = "actions", 7
-
-
-class DemoFileError(ValueError):
-    """A demonstration file that cannot be used; the message says where and why."""
 
 
 @contextmanager
@@ -78,7 +76,7 @@ def low_dimensional(path: Path, name: str, demo: h5py.Group) -> tuple[np.ndarray
         if demo[field].shape != (steps, width):
             raise DemoFileError(f"{path}: {name}/{field} has shape {demo[field].shape}, expected ({steps}, {width})")
         arrays[field] = np.asarray(read(path, name, demo, field), dtype=np.float64)
-        _require_finite(path, name, field, arrays[field])
+        require_finite(f"{path}: {name}/{field}", arrays[field])
     for field in CAMERAS.values():
         _require_images(path, name, demo[field], field, steps)
     states = np.concatenate([arrays[field] for field in STATE_PARTS], axis=1)
@@ -112,16 +110,6 @@ def _require(path: Path, name: str, demo: h5py.Group, fields: list[str]) -> None
     if missing:
         available = sorted([*(k for k in demo if k != "obs"), *(f"obs/{k}" for k in demo.get("obs", ()))])
         raise DemoFileError(f"{path}: {name} lacks {', '.join(missing)}. Available: {', '.join(available)}")
-
-
-def _require_finite(path: Path, name: str, field: str, values: np.ndarray) -> None:
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        where = ", ".join(map(str, bad[0]))
-        raise DemoFileError(
-            f"{path}: {name}/{field}[{where}] is {values[tuple(bad[0])]} ({len(bad)} such values), "
-            "expected finite numbers. Next: remove or re-record this demonstration"
-        )
 
 
 def _require_images(path: Path, name: str, dataset: h5py.Dataset, field: str, steps: int) -> None:

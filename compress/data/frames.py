@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of frames by step number, for training and recovery: the same step always gives the same batch."""
+"""A demonstration set as numbered frames, and batches by step number: the same step always gives the same batch."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,9 +13,63 @@ import numpy as np
 from compress.data.samples import Sample
 
 
+class FrameStore(Protocol):
+    """A demonstration set as N numbered frames; pictures may be read only when they are asked for."""
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def episode(self) -> np.ndarray:
+        """int64 (N,), the episode of each frame; frames of an episode are contiguous and in order."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One `dataset/episode` name per episode."""
+        ...
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The distinct sentences."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 that changes when any number or picture does."""
+        ...
+
+    @property
+    def image_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Camera -> (H, W) of its pictures."""
+        ...
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers in a state and in an action."""
+        ...
+
+    def chunk(self, index: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """The next `horizon` actions, float32 (T, A), and which lie past the episode's end, bool (T,)."""
+        ...
+
+    def sample(self, index: int, horizon: int) -> Sample:
+        """Frame `index` as a neutral sample."""
+        ...
+
+    def samples(self, indices: Iterable[int], horizon: int) -> tuple[Sample, ...]:
+        """Several frames, in the order given; cheaper than one by one where files have to be read."""
+        ...
+
+    def split(self, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frame indices (training, held out), by whole episodes; at least one is held out if `held_out` > 0."""
+        ...
+
+
 @dataclass(frozen=True)
 class FrameArrays:
-    """A demonstration set in memory.
+    """A demonstration set in memory; implements `FrameStore`.
 
     Attributes:
         images: camera -> uint8 (N, H, W, 3), in policy orientation.
@@ -40,14 +94,19 @@ class FrameArrays:
     def __len__(self) -> int:
         return len(self.states)
 
+    @property
+    def image_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Camera -> (H, W)."""
+        return {camera: (int(frames.shape[1]), int(frames.shape[2])) for camera, frames in self.images.items()}
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """(S, A)."""
+        return int(self.states.shape[1]), int(self.actions.shape[1])
+
     def chunk(self, index: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
         """The next `horizon` actions and which of them lie past the episode's end (no motion, gripper as it was)."""
-        last = int(np.searchsorted(self.episode, self.episode[index], side="right")) - 1
-        wanted = np.arange(index, index + horizon)
-        pad = wanted > last
-        actions = self.actions[np.minimum(wanted, last)].copy()
-        actions[pad, :-1] = 0.0
-        return actions, pad
+        return chunk_of(self.actions, self.episode, index, horizon, still=True)
 
     def sample(self, index: int, horizon: int) -> Sample:
         """Frame `index` as a neutral sample."""
@@ -63,12 +122,37 @@ class FrameArrays:
             sample_id=f"{name}/{index - start}",
         )
 
+    def samples(self, indices: Iterable[int], horizon: int) -> tuple[Sample, ...]:
+        """Several frames."""
+        return tuple(self.sample(int(index), horizon) for index in indices)
+
     def split(self, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Frame indices (training, held out), by whole episodes; at least one is held out if `held_out` > 0."""
-        episodes = np.random.default_rng(seed).permutation(len(self.names))
-        count = max(1, round(held_out * len(episodes))) if held_out > 0 else 0
-        out = np.isin(self.episode, episodes[:count])
-        return np.flatnonzero(~out), np.flatnonzero(out)
+        return split_of(self.episode, len(self.names), held_out, seed)
+
+
+def chunk_of(
+    actions: np.ndarray, episode: np.ndarray, index: int, horizon: int, still: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The chunk that starts at frame `index`, (T, A), and its padding mask, (T,).
+
+    Past the episode's end the last action is repeated; `still` then sets all but the last number (the gripper) to zero.
+    """
+    last = int(np.searchsorted(episode, episode[index], side="right")) - 1
+    wanted = np.arange(index, index + horizon)
+    pad = wanted > last
+    chunk = actions[np.minimum(wanted, last)].copy()
+    if still:
+        chunk[pad, :-1] = 0.0
+    return chunk, pad
+
+
+def split_of(episode: np.ndarray, count: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frame indices (training, held out) of `count` episodes."""
+    episodes = np.random.default_rng(seed).permutation(count)
+    chosen = max(1, round(held_out * count)) if held_out > 0 else 0
+    out = np.isin(episode, episodes[:chosen])
+    return np.flatnonzero(~out), np.flatnonzero(out)
 
 
 class Collator(Protocol):
@@ -84,7 +168,7 @@ class FrameSource:
 
     def __init__(
         self,
-        arrays: FrameArrays,
+        arrays: FrameStore,
         model: Collator,
         horizon: int,
         batch_size: int,
@@ -113,7 +197,7 @@ class FrameSource:
             self._order = np.random.default_rng([self.seed, epoch]).permutation(self.frames)
             self._epoch = epoch
         chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        return self.model.collate([self.arrays.sample(int(i), self.horizon) for i in chosen])
+        return self.model.collate(self.arrays.samples(chosen.tolist(), self.horizon))
 
     def digest(self) -> str:
         """sha256 over the demonstrations, the chosen frames, batch size and seed."""

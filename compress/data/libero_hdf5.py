@@ -18,7 +18,6 @@ import numpy as np
 
 from compress.data.demo_checks import (
     CAMERAS,
-    DemoFileError,
     attributes,
     demo_names,
     image_shape,
@@ -27,6 +26,7 @@ from compress.data.demo_checks import (
     opened,
     read,
 )
+from compress.data.faults import DemoFileError
 from compress.data.frames import FrameArrays
 from compress.data.samples import Sample
 

@@ -19,7 +19,7 @@ class Sample:
         actions: float32 (T, A), the next T actions in physical units.
         pad: bool (T,), true where the chunk runs past the end of the episode.
         instruction: the sentence given to the policy.
-        sample_id: `task/demo/frame`, unique within a demonstration set.
+        sample_id: `dataset/episode/frame`, unique within a demonstration set and the same on every machine.
     """
 
     images: Mapping[str, np.ndarray]

@@ -134,7 +134,7 @@ def heard(model: VlaModel) -> Iterator[list[Any]]:
 
 
 def answer(outputs: list[Any], batch: Batch, who: str) -> Tensor:
-    """The chunk in what a head returned, (B, H, A'): its last H rows; A' may be padded."""
+    """The chunk in what a head returned, (B, H, A'): its first H rows; steps and A' may be padded."""
     size, steps, width = batch.actions.shape
     said = outputs[-1] if outputs else None
     if len(outputs) != 1 or not isinstance(said, Tensor) or said.ndim != 3 or said.shape[0] != size:
@@ -143,4 +143,4 @@ def answer(outputs: list[Any], batch: Batch, who: str) -> Tensor:
             f"the {who}'s head returned {shapes} in one loss, expected one tensor ({size}, {steps} or more, {width} or "
             "more): set distill to 0"
         )
-    return said[:, -steps:]
+    return said[:, :steps]

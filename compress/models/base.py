@@ -162,6 +162,19 @@ class VlaModel(Protocol):
         """What has been removed so far, by role; roles that are whole may be absent."""
         ...
 
+    @property
+    def unloaded(self) -> Mapping[str, int]:
+        """Tensors of the published checkpoint that this network never needed, by published name: their elements."""
+        ...
+
+    def record_hollow(self, paths: Sequence[str]) -> None:
+        """Write into the configuration what the lossless pass hollowed (`surgery.hollow`), so that save and load agree.
+
+        Args:
+            paths: dotted, in the whole network: block numbers before any removal.
+        """
+        ...
+
     def record_surgery(self, surgery: Mapping[str, Surgery]) -> None:
         """Write what was removed into the configuration, so that save and load carry it."""
         ...

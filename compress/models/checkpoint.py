@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from compress.atomic import folder_atomic
 from compress.models.base import BlockGroup, ModelError, Surgery
 from compress.models.policy_io import PolicyIo
-from compress.models.surgery import operate
+from compress.models.surgery import hollow, operate
 
 CONFIG, WEIGHTS, INDEX = "dropgate.json", "model.safetensors", "model.safetensors.index.json"
 COPY = "copy the checkpoint again"
@@ -38,6 +38,7 @@ class Checkpoint:
         surgery: what was removed, by role.
         io: what goes in and comes out.
         side: other files, byte for byte, by name (`tokenizer.json`).
+        hollow: dotted paths, in the whole module, of submodules that were removed because no action depends on them.
     """
 
     family: str
@@ -45,6 +46,7 @@ class Checkpoint:
     surgery: Mapping[str, Surgery]
     io: PolicyIo
     side: Mapping[str, bytes] = field(default_factory=dict)
+    hollow: tuple[str, ...] = ()
 
     def save(self, folder: Path, module: nn.Module) -> None:
         """Write the folder atomically; tensors keep their dtypes.
@@ -72,7 +74,13 @@ class Checkpoint:
 
     def _header(self) -> dict[str, Any]:
         surgery = {role: asdict(record) for role, record in sorted(self.surgery.items())}
-        return {"family": self.family, "config": dict(self.config), "surgery": surgery, "side": sorted(self.side)}
+        return {
+            "family": self.family,
+            "config": dict(self.config),
+            "surgery": surgery,
+            "side": sorted(self.side),
+            "hollow": sorted(self.hollow),
+        }
 
     @classmethod
     def load(cls, folder: Path, family: str) -> Checkpoint:
@@ -89,10 +97,11 @@ class Checkpoint:
                 role: Surgery(int(r["depth"]), tuple(r["kept"]), tuple(r["without_attention"]), tuple(r["without_mlp"]))
                 for role, r in header["surgery"].items()
             }
-            config, names = dict(header["config"]), list(header["side"])
+            config, names, hollowed = dict(header["config"]), list(header["side"]), tuple(header["hollow"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{folder / CONFIG} is not a checkpoint's header ({error}): {COPY}") from error
-        return cls(family, config, surgery, PolicyIo.load(folder), {name: read_bytes(folder / name) for name in names})
+        side = {name: read_bytes(folder / name) for name in names}
+        return cls(family, config, surgery, PolicyIo.load(folder), side, hollowed)
 
 
 def is_own(folder: Path) -> bool:
@@ -100,8 +109,11 @@ def is_own(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def restore(module: nn.Module, groups: Iterable[BlockGroup], surgery: Mapping[str, Surgery]) -> None:
-    """Cut a module that was built whole to what `surgery` says, so that pruned weights fit it."""
+def restore(
+    module: nn.Module, groups: Iterable[BlockGroup], surgery: Mapping[str, Surgery], hollowed: Iterable[str] = ()
+) -> None:
+    """Cut a module that was built whole to what a checkpoint's header says, so that pruned weights fit it."""
+    hollow(module, hollowed)
     for group in groups:
         if group.role in surgery:
             operate(module, group, Surgery.none(surgery[group.role].depth), surgery[group.role])
@@ -143,7 +155,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one file, in their own dtypes. Raises ModelError."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # copied: sums of mapped tensors depend in the last bit on where they lie in the file
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read ({error}): it is missing, truncated or damaged; {COPY}") from error
 
@@ -202,6 +215,12 @@ def fill(
     module.load_state_dict(named, strict=True, assign=True)
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
+
+
+def sizes_of_others(published: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> dict[str, int]:
+    """Elements of the published tensors that are not, as the very same object, among those taken."""
+    own = {id(value) for value in taken.values()}
+    return {name: value.numel() for name, value in published.items() if id(value) not in own}
 
 
 def require_finite(weights: Mapping[str, Tensor], where: Path) -> None:

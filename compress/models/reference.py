@@ -93,6 +93,17 @@ class ReferenceVla:
         self._module.language.config.num_hidden_layers = self.config.language.depth
         self._module.vision.config.num_hidden_layers = self.config.vision.depth
 
+    unloaded: Mapping[str, int] = {}
+
+    def record_hollow(self, paths: Sequence[str]) -> None:
+        """Every weight of this network is used.
+
+        Raises:
+            ModelError: something is to be remembered.
+        """
+        if paths:
+            raise ModelError(f"reference: {list(paths)} cannot be hollowed; this network has no weights to spare")
+
     def _restub(self) -> None:
         """After building at the compact depth: blocks whose writers were removed lose them again."""
         for group in self.groups:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -40,6 +41,30 @@ class ZeroProjection(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., in) -> zeros (..., out)."""
         return hidden_states.new_zeros(*hidden_states.shape[:-1], self.out_features)
+
+
+class Hollow(nn.Module):
+    """Stands where weights were on which no action depends: gives back what it is given."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The first argument."""
+        return hidden_states
+
+
+def hollow(module: nn.Module, paths: Iterable[str]) -> None:
+    """Put a `Hollow` at every dotted path, in place.
+
+    Raises:
+        ModelError: there is no such submodule.
+    """
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        try:
+            holder = module.get_submodule(parent)
+            holder.get_submodule(name)
+        except AttributeError as error:
+            raise ModelError(f"nothing to hollow at {path}: {error}") from error
+        setattr(holder, name, Hollow())
 
 
 def without_attention(block: nn.Module, group: BlockGroup) -> None:

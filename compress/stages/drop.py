@@ -22,9 +22,9 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 def run(ctx: Context) -> Result:
     """Write the pruned checkpoint to `model/`."""
     from compress.dtr.drop import drop
-    from compress.stages.device import placed
+    from compress.stages.trim import whole
 
-    model = placed(ctx.recipe.model.family, ctx.recipe.model.checkpoint, gpu=False)
+    model = whole(ctx, gpu=False)
     before = sum(p.numel() for p in model.module.parameters())
     drop(model, load_plans(ctx.of("plan") / PLANS))
     after = sum(p.numel() for p in model.module.parameters())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from compress.run_dir import Result
 from compress.stages.context import Context
 from compress.stages.drop import MODEL
 from compress.stages.plan import PLANS
+from compress.stages.trim import REPORT
 
 CANDIDATE, BASELINE, BENCH, RECIPE, NO_PLAN = "candidate", "baseline", "bench.json", "recipe.yaml", "no_plan.json"
 
@@ -35,18 +37,20 @@ def run(ctx: Context) -> Result:
     from compress.export.draft import export_draft
     from compress.stages.data import load
     from compress.stages.device import placed
+    from compress.stages.trim import whole as unpruned
 
     recipe, spec = ctx.recipe, ctx.recipe.export
-    whole = placed(recipe.model.family, recipe.model.checkpoint, gpu=False)
+    whole = unpruned(ctx, gpu=False)
     small = placed(recipe.model.family, ctx.of("recover") / MODEL, gpu=False)
-    samples = pick(load(ctx), spec.golden, recipe.seed, int(whole.specs()["action"].horizon))
+    source = json.loads((ctx.of("trim") / REPORT).read_text())["source"]
+    samples = pick(load(ctx, whole), spec.golden, recipe.seed, int(whole.specs()["action"].horizon))
     text = recipe.to_ship().encode()
     write_atomic(ctx.folder / RECIPE, lambda stream: stream.write(text))
     save_plans(ctx.folder / NO_PLAN, [])
     plans = {CANDIDATE: (small, ctx.of("plan") / PLANS), BASELINE: (whole, ctx.folder / NO_PLAN)}
     reports = {}
     for name, (model, plan) in plans.items():
-        lineage = _lineage(recipe, whole.identity(), plan, ctx.folder / RECIPE)
+        lineage = _lineage(recipe, source, plan, ctx.folder / RECIPE)
         reports[name] = export_draft(model, samples, ctx.folder / name, lineage, ctx.say, opset=spec.opset)
     artifacts = {BASELINE: (ctx.folder / BASELINE, whole), CANDIDATE: (ctx.folder / CANDIDATE, small)}
     bench = compare(artifacts, spec.bench_runs, spec.threads, ctx.say)

@@ -26,10 +26,10 @@ def run(ctx: Context) -> Result:
     """Write `plan.json`, and show the kept-block map."""
     from compress.calibration import from_demos
     from compress.stages.data import load
-    from compress.stages.device import placed
+    from compress.stages.trim import whole
 
-    model = placed(ctx.recipe.model.family, ctx.recipe.model.checkpoint, gpu=False)
-    one = next(iter(from_demos(model, load(ctx), 1, 1, 0)))
+    model = whole(ctx, gpu=False)
+    one = next(iter(from_demos(model, load(ctx, model), 1, 1, 0)))
     scores = {(s.subject.role, s.subject.part): s for s in load_scores(ctx.of("probe") / SCORES)}
     plans = [make_plan(scores[spec.role, spec.part], spec, _costs(model, one, spec)) for spec in ctx.recipe.plan]
     save_plans(ctx.folder / PLANS, plans)

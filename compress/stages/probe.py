@@ -29,10 +29,10 @@ def run(ctx: Context) -> Result:
     from compress.baselines import scorer
     from compress.calibration import from_demos
     from compress.stages.data import load
-    from compress.stages.device import placed
+    from compress.stages.trim import whole
 
-    spec, model = ctx.recipe.probe, placed(ctx.recipe.model.family, ctx.recipe.model.checkpoint)
-    batches = from_demos(model, load(ctx), spec.samples, spec.batch_size, spec.seed)
+    spec, model = ctx.recipe.probe, whole(ctx)
+    batches = from_demos(model, load(ctx, model), spec.samples, spec.batch_size, spec.seed)
     scores: list[Scores] = []
     others: list[Scores] = []
     for role, part in stacks(ctx.recipe):

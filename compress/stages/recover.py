@@ -24,10 +24,11 @@ def run(ctx: Context) -> Result:
     from compress.dtr.recover import recover
     from compress.stages.data import load
     from compress.stages.device import placed
+    from compress.stages.trim import whole
 
     family, spec = ctx.recipe.model.family, ctx.recipe.recover
     model = placed(family, ctx.of("drop") / MODEL)
-    teacher = placed(family, ctx.recipe.model.checkpoint) if spec.taught or spec.compute_matched else None
+    teacher = whole(ctx) if spec.taught or spec.compute_matched else None
     with ctx.bar("recover", spec.steps) as report:
         done = recover(model, load(ctx, model), spec, ctx.work, teacher, report)
     model.module.to("cpu")

@@ -14,6 +14,7 @@ from compress.stages.plan import PLANS
 from compress.stages.probe import SCORES
 from compress.stages.recover import REPORT
 from compress.stages.report import PAGE
+from compress.stages.trim import REPORT as TRIMMED
 
 ARTIFACT = "artifact"
 
@@ -45,6 +46,7 @@ def run(ctx: Context) -> Result:
 def evidence(ctx: Context) -> dict[str, Path]:
     """Name below `evidence/` -> file, for what there is."""
     found = {
+        "trim.json": ctx.of("trim") / TRIMMED,
         "probe.json": ctx.of("probe") / SCORES,
         "plan.json": ctx.of("plan") / PLANS,
         "recovery.json": ctx.of("recover") / REPORT,

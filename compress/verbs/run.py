@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compress.pipeline import Outcome
 
 STAGE_VERBS = {
+    "trim": "remove weights that no action depends on (and whatever must come before)",
     "probe": "score the blocks (and whatever must come before)",
     "plan": "choose the blocks that stay, and show the map",
     "drop": "write the pruned checkpoint",

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the adapters of pi0 and pi0.5 share: groups, loss, chunk, surgery, and their checkpoint folders."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PI0Config
+
+from compress.data.samples import Sample
+from compress.models import pi0_config
+from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
+from compress.models.checkpoint import Checkpoint, fill, is_own, read_weights, restore, sizes_of_others
+from compress.models.flow import noise_and_time
+from compress.models.pi0_dead import dead_weights
+from compress.models.pi0_files import open_published, require_fit
+from compress.models.pi0_graph import FlowNetwork, Sampler, read_prefix
+from compress.models.pi0_groups import groups, require_pairs
+from compress.models.policy_io import PolicyIo
+from compress.models.surgery import operate
+from runtime.contract.graph import ACTIONS, INPUT_NAMES
+
+Policy = TypeVar("Policy", bound="PiPolicy")
+
+
+class PiPolicy(ABC):
+    """A flow-matching `VlaModel` on PaliGemma with an action expert."""
+
+    family: ClassVar[str]
+    head: ClassVar[str]
+    vlm: ClassVar[str]
+    expert: ClassVar[str]
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: PI0Config, io: PolicyIo, seed: int = 0) -> None:
+        """A whole policy with random weights drawn from `seed`.
+
+        Raises:
+            ModelError: the robot's side does not fit the network.
+        """
+        require_fit(config, io, self.family)
+        self.config, self.io = config, io
+        self._surgery: dict[str, Surgery] = {}
+        self.hollow: tuple[str, ...] = ()
+        self.unloaded: Mapping[str, int] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network: FlowNetwork = self._build(copy.deepcopy(config))
+        self.module.eval()
+
+    @abstractmethod
+    def _build(self, config: PI0Config) -> FlowNetwork:
+        """The whole network; `config` is its own."""
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """All parameters."""
+
+    @abstractmethod
+    def _place(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Canonical names -> names in `module`, without what is known to be dead."""
+
+    @property
+    def groups(self) -> tuple[BlockGroup, ...]:
+        """`language`, `action` and `vision.siglip`; see `pi0_groups`."""
+        return groups(self.vlm, self.expert)
+
+    @property
+    def surgery(self) -> Mapping[str, Surgery]:
+        """What has been removed, by role."""
+        return {
+            group.role: self._surgery.get(group.role, Surgery.none(pi0_config.depth(self.config, group.role)))
+            for group in self.groups
+        }
+
+    def record_surgery(self, surgery: Mapping[str, Surgery]) -> None:
+        """Keep the record and the depths of the live stacks.
+
+        Raises:
+            ModelError: the language stack and the expert kept different blocks.
+        """
+        require_pairs(surgery)
+        self._surgery = dict(surgery)
+        for group in self.groups:
+            owner: Any = self.module.get_submodule(group.blocks.rpartition(".")[0])
+            owner.config.num_hidden_layers = len(self.surgery[group.role].kept)
+
+    def record_hollow(self, paths: Sequence[str]) -> None:
+        """Remember what was removed beside blocks."""
+        self.hollow = (*self.hollow, *paths)
+
+    def compact_pairs(self, indices: Sequence[int]) -> None:
+        """Take whole pairs {language block, expert block} out of both lists, in place.
+
+        The outputs are those of a stub of both; what is left has the stock classes' own form, only shallower.
+
+        Args:
+            indices: original indices of blocks that are still in the lists.
+
+        Raises:
+            ModelError: an index is not there, or no pair would be left.
+        """
+        gone, record = set(indices), dict(self.surgery)
+        kept = record["language"].kept
+        if not gone <= set(kept) or len(gone) >= len(kept):
+            raise ModelError(f"{self.family}: cannot remove pairs {sorted(gone)}; the model keeps {list(kept)}")
+        for group in self.groups[:2]:
+            done = record[group.role]
+            rest = [tuple(i for i in found if i not in gone) for found in (
+                done.kept, done.without_attention, done.without_mlp)]  # fmt: skip
+            record[group.role] = Surgery(done.depth, *rest)
+            operate(self.module, group, done, record[group.role])
+        self.record_surgery(record)
+
+    @property
+    def dead_weights(self) -> Mapping[str, int]:
+        """State-dict name -> elements of the tensors that cannot reach the actions; see `pi0_dead`."""
+        return dead_weights(self.module, {group.role: group for group in self.groups}, self.unused)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Samples -> batch. Raises ModelError where a sample does not fit the specs."""
+        return self.io.collate(samples)
+
+    def loss(self, batch: Batch, noise_seed: int = 0) -> Tensor:
+        """Squared velocity error per sample, over real steps and all (also padded) action dimensions, (B,)."""
+        shape = (self.config.chunk_size, self.config.max_action_dim)
+        noise, time = noise_and_time(batch.sample_ids, shape, noise_seed, batch.actions.device, torch.float32)
+        actions = F.pad(batch.actions, (0, shape[1] - batch.actions.shape[2]))
+        noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
+        pixels, ids, mask, state = (batch.inputs[name] for name in INPUT_NAMES)
+        velocity = self.network.velocity(read_prefix(self.network.vlm, pixels, ids, mask), state, noisy, time)
+        error = (noise - actions - velocity.to(noise.dtype)).square().mean(-1)  # (B, H)
+        real = (~batch.pad).to(error.dtype)
+        return (error * real).sum(1) / real.sum(1).clamp(min=1.0)
+
+    @torch.no_grad()
+    def chunk(self, batch: Batch, noise_seed: int = 0) -> Tensor:
+        """Actions in physical units, (B, H, A)."""
+        return self.io.physical(self._sampler(noise_seed)(*(batch.inputs[name] for name in INPUT_NAMES)))
+
+    def _sampler(self, seed: int) -> Sampler:
+        shape = (self.config.chunk_size, self.config.max_action_dim)
+        return Sampler.seeded(self.network, shape, self.config.num_inference_steps, self.io.action.dim, seed)
+
+    def stages(self) -> tuple[ExportStage, ...]:
+        """One graph: the prefix once, then every Euler step."""
+        return (ExportStage("policy", self._sampler(0).eval(), self.io.example_inputs(), (ACTIONS,)),)
+
+    def specs(self) -> dict[str, Any]:
+        """Observation, action and prompt specs."""
+        return self.io.specs()
+
+    def side_files(self) -> Mapping[str, bytes]:
+        """Tokenizer and normalisation."""
+        return self.io.side_files()
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.family, pi0_config.plain(self.config), self.surgery, self.io, hollow=self.hollow)
+
+    def save(self, folder: Path) -> None:
+        """Write DropGate's own checkpoint folder, atomically. Raises ModelError if a weight is not finite."""
+        self._checkpoint().save(folder, self.module)
+
+    def identity(self) -> str:
+        """sha256 over configuration, conventions and weights."""
+        return self._checkpoint().identity(self.module)
+
+    def stock_config(self) -> dict[str, Any] | None:
+        """None: no stock class has a depth field."""
+        return None
+
+    @classmethod
+    def load(cls: type[Policy], folder: Path) -> Policy:
+        """Read DropGate's own folder, or one as transformers, LeRobot or openpi publish it; strictly.
+
+        Raises:
+            ModelError: a file is missing or damaged, or a tensor is absent, extra, misshapen or not finite.
+        """
+        if not is_own(folder):
+            found = open_published(folder, cls.family)
+            model = cls._empty(found.config, found.io)
+            placed = model._place(found.weights)
+            fill(model.module, placed, folder)
+            model.unloaded = {**found.unloaded, **sizes_of_others(found.weights, placed)}
+            return model
+        checkpoint = Checkpoint.load(folder, cls.family)
+        model = cls._empty(pi0_config.read(checkpoint.config, str(folder)), checkpoint.io)
+        require_pairs(checkpoint.surgery)
+        restore(model.module, model.groups, checkpoint.surgery, checkpoint.hollow)
+        model.hollow = checkpoint.hollow
+        fill(model.module, read_weights(folder), folder)
+        model.record_surgery(checkpoint.surgery)
+        return model
+
+    @classmethod
+    def _empty(cls: type[Policy], config: PI0Config, io: PolicyIo) -> Policy:
+        with pi0_config.without_weights():
+            return cls(config, io)

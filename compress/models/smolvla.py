@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SmolVLA as a `VlaModel` (its network is `smolvla_module`); reads LeRobot's checkpoints, writes its own.
+
+A language block and the expert block of the same index belong together: the expert reads that block's keys and values.
+Each stack takes stubs in any block; blocks leave the lists only as pairs (`compact_pairs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.data.samples import Sample
+from compress.models import smolvla_files
+from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
+from compress.models.checkpoint import Checkpoint, fill, is_own, read_weights, restore
+from compress.models.flow import noise_and_time, start_noise
+from compress.models.policy_io import PolicyIo
+from compress.models.smolvla_config import SmolVlaConfig
+from compress.models.smolvla_module import SmolVlaNetwork, SmolVlaSampler
+from compress.models.surgery import operate
+from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, PIXELS, STATE
+
+INPUTS = (PIXELS, INPUT_IDS, ATTENTION_MASK, STATE)
+LANGUAGE = BlockGroup(
+    role="language",
+    blocks="vlm.text_model.layers",
+    attention="self_attn",
+    mlp="mlp",
+    input_norm="input_layernorm",
+    mid_norm="post_attention_layernorm",
+    after="vlm.text_model.norm",
+    depth_field="depth",
+    compact=False,
+    shared_kv=True,
+)
+EXPERT = replace(
+    LANGUAGE, role="action", blocks="expert.layers", after="expert.norm", depth_field="depth", shared_kv=False
+)
+VISION = BlockGroup(
+    role="vision.siglip",
+    blocks="vlm.vision_model.encoder.layers",
+    attention="self_attn",
+    mlp="mlp",
+    input_norm="layer_norm1",
+    mid_norm="layer_norm2",
+    after="vlm.vision_model.post_layernorm",
+    depth_field="vision.depth",
+)
+
+
+class SmolVla:
+    """The `VlaModel` of SmolVLA."""
+
+    family = "smolvla"
+    head = "action_out_proj"
+    groups: tuple[BlockGroup, ...] = (LANGUAGE, EXPERT, VISION)
+
+    def __init__(self, config: SmolVlaConfig, io: PolicyIo, seed: int = 0) -> None:
+        """A whole policy with random weights drawn from `seed`.
+
+        Raises:
+            ModelError: the robot's conventions do not fit the architecture.
+        """
+        smolvla_files.check_fit(config, io, "configuration")
+        self.config, self.io = config, io
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._network = SmolVlaNetwork(config, io.observation.images[0].height)
+        self._network.eval()
+        self._surgery: dict[str, Surgery] = {}
+        self.hollow: tuple[str, ...] = ()
+        self.unloaded: Mapping[str, int] = {}
+
+    @property
+    def module(self) -> nn.Module:
+        """All parameters."""
+        return self._network
+
+    @property
+    def surgery(self) -> Mapping[str, Surgery]:
+        """What has been removed, by role."""
+        return dict(self._surgery)
+
+    def record_surgery(self, surgery: Mapping[str, Surgery]) -> None:
+        """Remember what was removed."""
+        self._surgery |= surgery
+
+    def record_hollow(self, paths: Sequence[str]) -> None:
+        """Remember submodules without weights; paths count blocks before any removal."""
+        self.hollow += tuple(paths)
+
+    def compact_pairs(self, blocks: Iterable[int]) -> None:
+        """Take language block i and expert block i out of both lists, for every i of `blocks` (original indices).
+
+        With its partner stubbed or gone, neither has an effect; the result is that of both gates turned to 0.
+
+        Raises:
+            ModelError: a block has left already, none would be left, or a block that stays would change between the
+                even (joint) and the odd (cross-attending) places, by which LeRobot tells them apart; nothing is done.
+        """
+        gone = set(blocks)
+        done = {group.role: self._record(group) for group in (LANGUAGE, EXPERT)}
+        lost = sorted(b for b in gone if any(b not in record.kept for record in done.values()))
+        kept = [b for b in done["action"].kept if b not in gone]
+        if lost or not kept:
+            raise ModelError(f"pairs {lost or sorted(gone)} cannot leave: kept are {list(done['action'].kept)}")
+        every = max(self.config.self_attention_every, 1)
+        moved = [block for place, block in enumerate(kept) if (block - place) % every]
+        if moved:
+            raise ModelError(
+                f"without {sorted(gone)}, blocks {moved} would change their kind: pairs leave in runs of {every} "
+                "neighbours, or from the end; form `stub` takes any block"
+            )
+        for group in (LANGUAGE, EXPERT):
+            record = done[group.role]
+            attention, mlp = (
+                tuple(b for b in names if b in kept) for names in (record.without_attention, record.without_mlp)
+            )
+            wanted = Surgery(record.depth, tuple(kept), attention, mlp)
+            operate(self._network, group, record, wanted)
+            self._surgery[group.role] = wanted
+
+    def _record(self, group: BlockGroup) -> Surgery:
+        return self._surgery.get(group.role, Surgery.none(len(group.stack(self._network))))
+
+    @property
+    def dead_weights(self) -> Mapping[str, int]:
+        """State-dict name -> elements of tensors that no action depends on.
+
+        The last language block is read for its keys and values only. Two more tensors of the published checkpoint are
+        not built at all (`unloaded`): the language-model head and the last language norm.
+        """
+        last = len(LANGUAGE.stack(self._network)) - 1
+        read = ("input_layernorm", "self_attn.k_proj", "self_attn.v_proj")
+        return {
+            f"{LANGUAGE.blocks}.{last}.{name}": value.numel()
+            for name, value in LANGUAGE.stack(self._network)[last].named_parameters()
+            if not name.startswith(read)
+        }
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Samples -> batch. Raises ModelError where they do not fit the specs."""
+        return self.io.collate(samples)
+
+    def loss(self, batch: Batch, noise_seed: int = 0) -> Tensor:
+        """Flow matching, (B,): squared error of the velocity over real steps and the robot's own dimensions."""
+        actions = F.pad(batch.actions, (0, self.config.max_action_dim - batch.actions.shape[-1]))
+        noise, time = noise_and_time(
+            batch.sample_ids, tuple(actions.shape[1:]), noise_seed, actions.device, actions.dtype
+        )
+        share = time.to(actions.dtype)[:, None, None]
+        prefix = self._network.read(*(batch.inputs[name] for name in INPUTS))
+        noisy = share * noise + (1.0 - share) * actions
+        found = self._network.velocity(prefix, noisy, self._network.time_features(time))
+        error = (found - (noise - actions))[..., : batch.actions.shape[-1]].square().mean(-1)  # (B, H)
+        real = (~batch.pad).to(error.dtype)
+        return (error * real).sum(1) / real.sum(1).clamp(min=1.0)
+
+    @torch.no_grad()
+    def chunk(self, batch: Batch, noise_seed: int = 0) -> Tensor:
+        """Actions in physical units, (B, H, A)."""
+        found: Tensor = self._sampler(noise_seed)(*(batch.inputs[name] for name in INPUTS))
+        return self.io.physical(found)
+
+    def _sampler(self, noise_seed: int) -> SmolVlaSampler:
+        noise = start_noise((self.config.horizon, self.config.max_action_dim), noise_seed)
+        device = next(self._network.parameters()).device
+        sampler = SmolVlaSampler(self._network, noise.to(device), self.io.action.dim)
+        return sampler.train(self._network.training)
+
+    def stages(self) -> tuple[ExportStage, ...]:
+        """One graph, the sampler's steps unrolled."""
+        return (ExportStage("policy", self._sampler(0), self.io.example_inputs(), ("actions",)),)
+
+    def specs(self) -> dict[str, Any]:
+        """Observation, action and prompt specs of the contract."""
+        return self.io.specs()
+
+    def side_files(self) -> Mapping[str, bytes]:
+        """`tokenizer.json` and `normalization.safetensors`."""
+        return self.io.side_files()
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint folder, atomically."""
+        self._checkpoint().save(folder, self._network)
+
+    def identity(self) -> str:
+        """sha256 over configuration, conventions and weights."""
+        return self._checkpoint().identity(self._network)
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.family, self.config.to_dict(), self._surgery, self.io, hollow=self.hollow)
+
+    @classmethod
+    def load(cls, folder: Path) -> SmolVla:
+        """Read DropGate's own folder, or LeRobot's with `policy_io.json` and `tokenizer.json` beside it.
+
+        Raises:
+            ModelError: a file is missing or damaged, or a tensor is absent, unknown or of another shape.
+        """
+        if not is_own(folder):
+            found = smolvla_files.read(folder)
+            model = cls(found.config, found.io)
+            fill(model._network, found.weights, folder, smolvla_files.rename)
+            model.unloaded = {n: w.numel() for n, w in found.weights.items() if smolvla_files.rename(n) is None}
+            return model
+        header = Checkpoint.load(folder, cls.family)
+        model = cls(SmolVlaConfig.from_dict(header.config, str(folder)), header.io)
+        restore(model._network, cls.groups, header.surgery, header.hollow)
+        # copied out of the file's mapping: equal sums wherever a tensor lay
+        fill(model._network, {name: value.clone() for name, value in read_weights(folder).items()}, folder)
+        model.record_surgery(header.surgery)
+        model.record_hollow(header.hollow)
+        return model
+
+    def stock_config(self) -> dict[str, Any] | None:
+        """None: LeRobot's class does not run beside this Python and torch, so nothing is promised of it."""
+        return None
+
+    def lerobot_config(self) -> dict[str, Any] | None:
+        """LeRobot's `config.json` for this network, not seen running there; None where it has no words for it.
+
+        It has a field for the number of pairs, none for stubs, and takes the vision depth from the VLM's own folder.
+        """
+        whole = tuple(range(self.config.vision.depth))
+        kept = self._record(EXPERT).kept
+        stubs = any(record.without_attention or record.without_mlp for record in self._surgery.values())
+        if stubs or self.hollow or self._record(LANGUAGE).kept != kept or self._record(VISION).kept != whole:
+            return None
+        return smolvla_files.lerobot_config(self.config, self.io, len(kept))
+
+    def save_lerobot(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` under LeRobot's names; not seen loading there.
+
+        Two dead tensors that its class also lists are left out (`smolvla_files.LM_HEAD`, `TEXT_NORM`); its loader for
+        SmolVLA does not insist on them. The statistics are those of the source's `policy_preprocessor.json`.
+
+        Raises:
+            ModelError: LeRobot's configuration cannot say what was removed.
+        """
+        config = self.lerobot_config()
+        if config is None:
+            raise ModelError("LeRobot's configuration has no words for stubs or a shorter vision tower; use save()")
+        smolvla_files.save_lerobot(folder, config, self._network.state_dict())
