@@ -4,9 +4,10 @@
     python benchmarks/recovery_methods.py OUT --demos DEMOS --scores PROBE.json      the same again: goes on
 
 Methods: plain fine-tuning; closed-form healing of the cuts, then fine-tuning; fine-tuning that also follows the
-unpruned policy's streams; fine-tuning that also follows its answers; all of it. Same compute: `--steps` is what plain
-fine-tuning gets, and the others get as many steps as fit into its FLOPs (counted, backward and healing included). The blocks are GateProbe's, the same for all; a seed is that of the batches.
-The scenes are the first ones of the gate's order, the same for all.
+unpruned policy's streams; fine-tuning that also follows its answers. Same compute: `--steps` is what plain
+fine-tuning gets, and the others get as many steps as fit into its FLOPs (counted, backward and healing included). The
+blocks are GateProbe's, the same for all; a seed is that of the batches. The scenes are the first ones of the gate's
+order, the same for all.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "healing": {"heal": True},
     "features": {"features": 0.1},
     "teacher": {"distill": 1.0},
-    "all": {"heal": True, "features": 0.1, "distill": 1.0},
 }
 KEEPS = (6, 2)
 COSTS, RESULT, TABLE = "costs.json", "result.json", "table.json"
