@@ -40,19 +40,22 @@ def _cpu_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
 CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention}
 
 
-def measure(model: VlaModel, batch: Batch, role: str, part: str = "block", timer: Timer | None = None) -> Costs:
-    """Count, and time if `timer` is given (`time_parts`, or a table from the machine that matters).
+def measure(
+    model: VlaModel, batch: Batch, role: str, part: str = "block", timer: Timer | None = None, form: str = "auto"
+) -> Costs:
+    """Count what leaves with a block, and time it if `timer` is given (`time_parts`, or a table of the right machine).
 
     Args:
         model: left as it was.
         batch: one observation is enough; FLOPs are per sample.
         role, part: the stack.
         timer: measures latencies.
+        form: how whole blocks are to go, see `PlanSpec`; with a stub, norms and shared keys and values stay.
     """
     group, subject = find_group(model, role), subject_of(model, role, part)
-    owned = [[p.numel() for w in writers for p in w.parameters()] for writers in _parts(model, group, part)]
+    owned = [[p.numel() for w in writers for p in w.parameters()] for writers in _parts(model, group, part, form)]
     timing = None if timer is None else timer(model, batch, group, part)
-    total, flops = count_flops(model, batch, group, part)
+    total, flops = count_flops(model, batch, group, part, form)
     return Costs(
         role=role,
         part=part,
@@ -68,7 +71,9 @@ def measure(model: VlaModel, batch: Batch, role: str, part: str = "block", timer
     )
 
 
-def count_flops(model: VlaModel, batch: Batch, group: BlockGroup, part: str = "block") -> tuple[int, tuple[int, ...]]:
+def count_flops(
+    model: VlaModel, batch: Batch, group: BlockGroup, part: str = "block", form: str = "auto"
+) -> tuple[int, tuple[int, ...]]:
     """FLOPs of one inference per sample (matrix products and attention): of the model, and of each block's part."""
     inside = [0] * len(group.stack(model.module))
     with (
@@ -89,7 +94,7 @@ def count_flops(model: VlaModel, batch: Batch, group: BlockGroup, part: str = "b
 
             return stop
 
-        _hook(model, group, part, before, after, undo)
+        _hook(model, group, part, before, after, undo, form)
         model.chunk(batch.to(device_of(model.module)))
         total = counter.get_total_flops()
     return total // len(batch), tuple(flops // len(batch) for flops in inside)
@@ -154,10 +159,17 @@ def time_parts(
     return Timing(1000.0 * total, parts, name)
 
 
-def _parts(model: VlaModel, group: BlockGroup, part: str) -> list[list[nn.Module]]:
+def _parts(model: VlaModel, group: BlockGroup, part: str, form: str = "auto") -> list[list[nn.Module]]:
     """Per live block, the modules that leave with the part."""
-    name = {"attention": group.attention, "mlp": group.mlp}.get(part)
-    return [[block if name is None else getattr(block, name)] for block in group.stack(model.module)]
+    if part == "block" and (group.compact if form == "auto" else form == "compact"):
+        return [[block] for block in group.stack(model.module)]
+    found = []
+    for block in group.stack(model.module):
+        attention = block.get_submodule(group.attention)
+        own = [getattr(attention, name) for name in ("q_proj", "o_proj")] if group.shared_kv else [attention]
+        mlp = [block.get_submodule(group.mlp)]
+        found.append({"attention": own, "mlp": mlp}.get(part, [*own, *mlp]))
+    return found
 
 
 def _hook(
@@ -167,8 +179,9 @@ def _hook(
     before: Callable[[int], Any],
     after: Callable[[int], Any],
     undo: ExitStack,
+    form: str = "auto",
 ) -> None:
-    for index, modules in enumerate(_parts(model, group, part)):
+    for index, modules in enumerate(_parts(model, group, part, form)):
         for module in modules:
             undo.callback(module.register_forward_pre_hook(before(index)).remove)
             undo.callback(module.register_forward_hook(after(index)).remove)

@@ -17,12 +17,14 @@ from family_cases import NAMES, FamilyCase, case, samples_for
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from compress.costs import count_flops, measure
 from compress.dtr.drop import DropError, drop
 from compress.dtr.heal import heal
 from compress.dtr.teacher import answer, distilled_loss, heard
 from compress.export.draft import export_draft
 from compress.gateprobe import gate_derivatives, probe
 from compress.models.base import Batch, BlockGroup, ModelError, VlaModel
+from compress.models.registry import load_model
 from compress.models.surgery import ZeroAttention, ZeroMlp, ZeroProjection
 from compress.plan import Plan, PlanSpec, make_plan
 from compress.probing import find_group, quiet
@@ -82,11 +84,16 @@ def plan_of(model: VlaModel, role: str, dropped: tuple[int, ...], part: str = "b
     return Plan(role, part, depth, kept, dropped, "by hand", "0" * 64, model.identity(), {"drop": 1}, form=form)
 
 
+def units(group: BlockGroup, depth: int, size: int) -> list[tuple[int, ...]]:
+    """What may leave at once: whole units without pinned blocks, or single blocks where slots stay."""
+    every = [tuple(range(start, start + size)) for start in range(0, depth, size)]
+    return [unit for unit in every if size == 1 != group.unit or not set(unit) & group.pinned]
+
+
 def droppable(group: BlockGroup, depth: int) -> tuple[int, ...]:
     """One whole unit in the middle that is not pinned."""
-    units = [range(start, start + group.unit) for start in range(0, depth, group.unit)]
-    free = [unit for unit in units if not set(unit) & group.pinned]
-    return tuple(free[len(free) // 2])
+    free = units(group, depth, group.unit)
+    return free[len(free) // 2]
 
 
 @families
@@ -226,18 +233,20 @@ def test_gate_of_zero_is_the_physical_cut(name: str, role: str, form: str) -> No
         with pytest.raises(DropError, match="form `stub`"):
             drop(model, plan_of(model, role, (1,), form="compact"))
         return
-    dropped = droppable(group, len(group.stack(model.module))) if form == "compact" else (1,)
-    with torch.no_grad(), ExitStack() as gates:
-        whole = model.loss(batch, 2), model.chunk(batch, 2)
-        for index in dropped:
-            gates.enter_context(gated(model, group, index, "block", 0.0))
-        wanted = model.loss(batch, 2), model.chunk(batch, 2)
-    drop(model, plan_of(model, role, dropped, form=form))
     with torch.no_grad():
-        torch.testing.assert_close(model.loss(batch, 2), wanted[0], rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(model.chunk(batch, 2), wanted[1], rtol=1e-5, atol=1e-5)
-    if not any((role, index, "block") in case(name).dead for index in dropped):
-        assert not torch.allclose(whole[0], wanted[0], rtol=1e-5)
+        whole = model.loss(batch, 2)
+    for dropped in units(group, len(group.stack(model.module)), 1 if form == "stub" else group.unit):
+        cut = case(name).make(1)
+        with torch.no_grad(), ExitStack() as gates:
+            for index in dropped:
+                gates.enter_context(gated(model, group, index, "block", 0.0))
+            wanted = model.loss(batch, 2), model.chunk(batch, 2)
+        drop(cut, plan_of(cut, role, dropped, form=form))
+        with torch.no_grad():
+            torch.testing.assert_close(cut.loss(batch, 2), wanted[0], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(cut.chunk(batch, 2), wanted[1], rtol=1e-5, atol=1e-5)
+        if not any((role, index, "block") in case(name).dead for index in dropped):
+            assert not torch.allclose(whole, wanted[0], rtol=1e-5)
 
 
 @stacks
@@ -276,6 +285,22 @@ def promised_tensors(model: VlaModel, group: BlockGroup, dropped: tuple[int, ...
         modules = [block] if compact else {"block": [*leaving, mlp], "attention": leaving, "mlp": [mlp]}[part]
         found += sum(value.numel() for module in modules for value in module.state_dict().values())
     return found
+
+
+@stacks
+@pytest.mark.parametrize(
+    ("part", "form"), [("block", "auto"), ("block", "stub"), ("attention", "stub"), ("mlp", "stub")]
+)
+def test_counted_costs_are_what_a_cut_leaves(name: str, role: str, part: str, form: str) -> None:
+    model = case(name).make(0)
+    group, batch = find_group(model, role), batch_of(model, 1)
+    dropped = droppable(group, len(group.stack(model.module))) if form == "auto" and group.compact else (1,)
+    costs = measure(model, batch, role, part, form=form)
+    predicted = costs.left(dropped)
+    drop(model, plan_of(model, role, dropped, part, form))
+    assert sum(p.numel() for p in model.module.parameters()) == predicted["parameters"]
+    left = count_flops(model, batch, group, part, form)[0]
+    assert left / costs.total_flops == pytest.approx(predicted["flops_share"], abs=1e-6)
 
 
 @stacks
@@ -404,6 +429,14 @@ def test_weights_of_another_depth_never_load(name: str, tmp_path: Path) -> None:
     (tmp_path / "whole" / "model.safetensors").write_bytes((tmp_path / "pruned" / "model.safetensors").read_bytes())
     with pytest.raises(ModelError, match=r"tensors|expects"):
         case(name).load(tmp_path / "whole")
+
+
+@families
+def test_the_registry_loads_it(name: str, tmp_path: Path) -> None:
+    model = case(name).make(0)
+    model.save(tmp_path / "model")
+    assert load_model(model.family, tmp_path / "model").identity() == model.identity()
+    assert model.family == name
 
 
 @families

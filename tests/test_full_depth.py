@@ -19,7 +19,6 @@ from compress.gateprobe import probe
 from compress.models.base import VlaModel
 from compress.models.registry import load_model
 from compress.plan import PlanSpec, make_plan
-from compress.probing import find_group
 from compress.trim import TrimReport, trim
 
 pytestmark = pytest.mark.slow
@@ -46,10 +45,7 @@ def cut_to_half(model: VlaModel, keep: int) -> tuple[TrimReport, tuple[int, ...]
     before = sum(p.numel() for p in model.module.parameters())
     drop(model, plan)
     after = sum(p.numel() for p in model.module.parameters())
-    owned = find_group(model, "language")
-    assert before - after > 0
-    if owned.compact:
-        assert plan.predicted["parameters"] == after
+    assert plan.predicted["parameters"] == after < before
     return report, plan.dropped
 
 

@@ -35,7 +35,6 @@ class BlockGroup:
         attention, mlp: child names of the two modules that write to the residual stream.
         input_norm, mid_norm: child names of the two norms that read it.
         after: dotted path of the module that reads the stream behind the last block.
-        depth_field: dotted key of the depth in the model's configuration.
         unit: how many neighbouring blocks must leave the list together; a stub may take any block.
         pinned: block indices that must stay in the list.
         compact: whether removed blocks may leave the list (indices are renumbered); otherwise they are stubbed.
@@ -50,7 +49,6 @@ class BlockGroup:
     input_norm: str
     mid_norm: str
     after: str
-    depth_field: str
     unit: int = 1
     pinned: frozenset[int] = frozenset()
     compact: bool = True

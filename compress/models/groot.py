@@ -37,7 +37,6 @@ LANGUAGE = BlockGroup(
     input_norm="input_layernorm",
     mid_norm="post_attention_layernorm",
     after="head.vlln",
-    depth_field="depth",
 )
 
 
@@ -79,7 +78,6 @@ class GrootN17:
             input_norm="norm1",
             mid_norm="norm3",
             after="head.model.norm_out",
-            depth_field="head.blocks",
             unit=self.config.head.period,
         )
         vision = BlockGroup(
@@ -90,7 +88,6 @@ class GrootN17:
             input_norm="norm1",
             mid_norm="norm2",
             after="vlm.visual.merger.norm",
-            depth_field="vlm.vision_depth",
             pinned=frozenset(self.config.vlm.taps),
         )
         return LANGUAGE, action, vision

@@ -37,7 +37,6 @@ LANGUAGE = BlockGroup(
     input_norm="input_layernorm",
     mid_norm="post_attention_layernorm",
     after="language.norm",
-    depth_field="language.depth",
 )
 DINOV2 = BlockGroup(
     role="vision.dinov2",
@@ -47,7 +46,6 @@ DINOV2 = BlockGroup(
     input_norm="norm1",
     mid_norm="norm2",
     after="dinov2.tap",
-    depth_field="dinov2.depth",
 )
 SIGLIP = BlockGroup(
     role="vision.siglip",
@@ -57,7 +55,6 @@ SIGLIP = BlockGroup(
     input_norm="layer_norm1",
     mid_norm="layer_norm2",
     after="siglip.tap",
-    depth_field="siglip.depth",
 )
 
 

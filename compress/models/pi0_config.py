@@ -6,7 +6,7 @@ pi0.5 has no class in transformers; its sizes fit the same configuration, so bot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,12 +21,14 @@ VOLATILE = frozenset({
     "problem_type", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward",
     "is_encoder_decoder",
 })  # fmt: skip
+VISION = "vlm.vision_tower.encoder.layers."
 GEMMA_HEADS, SIGLIP_HEADS = 8, 16  # literal in openpi and LeRobot: no weight's shape shows them
 DEPTHS = {
     "language": ("vlm_config", "text_config", "num_hidden_layers"),
     "action": ("dit_config", "num_hidden_layers"),
     "vision.siglip": ("vlm_config", "vision_config", "num_hidden_layers"),
 }
+Depths = Callable[[str, "set[int]"], int]  # role and the block numbers that tensors carry -> blocks of the whole stack
 
 
 def architecture(
@@ -94,13 +96,22 @@ def depth(config: PI0Config, role: str) -> int:
     return int(value)
 
 
-def told_by(weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str) -> PI0Config:
+def counted(role: str, numbers: set[int]) -> int:
+    """The depth of a stack that is there as a whole."""
+    del role
+    return len(numbers)
+
+
+def told_by(
+    weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str, depths: Depths = counted
+) -> PI0Config:
     """The configuration of published weights that come without one; LeRobot and openpi hard-code the sizes.
 
     Args:
         weights: by canonical name (`pi0_names.canonical`).
         fields: of `PI0Config`, as far as the publisher states them.
         where: for the error.
+        depths: what the block numbers say about the depth.
 
     Raises:
         ModelError: a tensor that tells a size is missing.
@@ -112,37 +123,44 @@ def told_by(weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str
             "hidden_size": patch[0],
             "patch_size": patch[-1],
             "image_size": round(places**0.5) * patch[-1],
-            "intermediate_size": weights["vlm.vision_tower.encoder.layers.0.mlp.fc1.weight"].shape[0],
-            "num_hidden_layers": _blocks(weights, "vlm.vision_tower.encoder.layers."),
+            "intermediate_size": _first(weights, VISION, "mlp.fc1.weight").shape[0],
+            "num_hidden_layers": depths("vision.siglip", _blocks(weights, VISION)),
             "num_attention_heads": SIGLIP_HEADS,
         }
-        language = _gemma(weights, "vlm.language_model.layers.")
+        language = _gemma(weights, "vlm.language_model.layers.", "language", depths)
         vocabulary = weights["vlm.language_model.embed_tokens.weight"].shape[0]
         actions = weights["action_in_proj.weight"].shape[1]
         state = weights["state_proj.weight"].shape[1] if "state_proj.weight" in weights else actions
+        expert = _gemma(weights, "expert.layers.", "action", depths)
     except KeyError as error:
         raise ModelError(f"{where}: tensor {error} is missing, so the sizes of the network cannot be told") from error
-    return architecture(
-        vision=vision, language={**language, "vocab_size": vocabulary}, expert=_gemma(weights, "expert.layers."),
-        **{"max_action_dim": actions, "max_state_dim": state, **fields},
-    )  # fmt: skip
+    sizes = {"max_action_dim": actions, "max_state_dim": state, **fields}
+    return architecture(vision=vision, language={**language, "vocab_size": vocabulary}, expert=expert, **sizes)
 
 
-def _gemma(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    queries, width = weights[f"{prefix}0.self_attn.q_proj.weight"].shape
+def _gemma(weights: Mapping[str, Tensor], prefix: str, role: str, depths: Depths) -> dict[str, Any]:
+    queries, width = _first(weights, prefix, "self_attn.q_proj.weight").shape
     head = queries // GEMMA_HEADS
     return {
         "hidden_size": width,
-        "intermediate_size": weights[f"{prefix}0.mlp.up_proj.weight"].shape[0],
-        "num_hidden_layers": _blocks(weights, prefix),
+        "intermediate_size": _first(weights, prefix, "mlp.up_proj.weight").shape[0],
+        "num_hidden_layers": depths(role, _blocks(weights, prefix)),
         "num_attention_heads": GEMMA_HEADS,
-        "num_key_value_heads": weights[f"{prefix}0.self_attn.k_proj.weight"].shape[0] // head,
+        "num_key_value_heads": _first(weights, prefix, "self_attn.k_proj.weight").shape[0] // head,
         "head_dim": head,
     }
 
 
-def _blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
-    return len({name.removeprefix(prefix).partition(".")[0] for name in weights if name.startswith(prefix)})
+def _first(weights: Mapping[str, Tensor], prefix: str, tensor: str) -> Tensor:
+    """A tensor of the first block that has it: a pruned one may not."""
+    numbers = sorted(number for number in _blocks(weights, prefix) if f"{prefix}{number}.{tensor}" in weights)
+    return weights[f"{prefix}{next(iter(numbers), 0)}.{tensor}"]
+
+
+def _blocks(weights: Mapping[str, Tensor], prefix: str) -> set[int]:
+    """The block numbers that tensors carry."""
+    found = (name.removeprefix(prefix).partition(".")[0] for name in weights if name.startswith(prefix))
+    return {int(number) for number in found if number.isdecimal()}
 
 
 @contextmanager

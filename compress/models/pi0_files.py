@@ -42,8 +42,13 @@ class Published:
     unloaded: Mapping[str, int]
 
 
-def open_published(folder: Path, family: str) -> Published:
+def open_published(folder: Path, family: str, depths: pi0_config.Depths = pi0_config.counted) -> Published:
     """Read a published folder.
+
+    Args:
+        folder: of the checkpoint.
+        family: `pi0` or `pi05`.
+        depths: of the stacks before any removal, by the block numbers of the tensors, where no configuration tells.
 
     Raises:
         ModelError: a file is missing or damaged, another family, or an option that this network does not have.
@@ -58,12 +63,14 @@ def open_published(folder: Path, family: str) -> Published:
     require_kind(weights, family, folder)
     _one_dtype_per_tower(weights)
     io = robot(folder, METHODS[family])
-    config = _config(folder, header, weights, io)
+    config = _config(folder, header, weights, io, depths)
     require_fit(config, io, folder)
     return Published(config, weights, io, unloaded)
 
 
-def _config(folder: Path, header: Mapping[str, Any], weights: Mapping[str, Tensor], io: PolicyIo) -> PI0Config:
+def _config(
+    folder: Path, header: Mapping[str, Any], weights: Mapping[str, Tensor], io: PolicyIo, depths: pi0_config.Depths
+) -> PI0Config:
     if header.get("model_type") == "pi0":
         return pi0_config.read(header, str(folder / CONFIG))
     refused = [name for name in UNKNOWN if header.get(name)]
@@ -71,7 +78,7 @@ def _config(folder: Path, header: Mapping[str, Any], weights: Mapping[str, Tenso
         raise ModelError(f"{folder / CONFIG}: {refused} change what the network sees, which is not supported")
     fields = {name: header[name] for name in FIELDS if name in header}
     horizon = header.get("action_horizon", io.action.horizon)  # openpi
-    return pi0_config.told_by(weights, {"chunk_size": horizon, **fields}, str(folder))
+    return pi0_config.told_by(weights, {"chunk_size": horizon, **fields}, str(folder), depths)
 
 
 def require_fit(config: PI0Config, io: PolicyIo, where: Path | str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compress.models.base import BlockGroup, ModelError, Surgery
-from compress.models.pi0_config import DEPTHS
 
 PAIRED = ("language", "action")
 
@@ -26,7 +25,6 @@ def groups(vlm: str, expert: str) -> tuple[BlockGroup, ...]:
         input_norm="layer_norm1",
         mid_norm="layer_norm2",
         after=f"{tower}.post_layernorm",
-        depth_field=".".join(DEPTHS["vision.siglip"]),
     )
     return (_gemma("language", f"{vlm}.language_model", shared_kv=True), _gemma("action", expert), siglip)
 
@@ -40,7 +38,6 @@ def _gemma(role: str, stack: str, shared_kv: bool = False) -> BlockGroup:
         input_norm="input_layernorm",
         mid_norm="post_attention_layernorm",
         after=f"{stack}.norm",
-        depth_field=".".join(DEPTHS[role]),
         compact=False,
         shared_kv=shared_kv,
     )

@@ -185,11 +185,8 @@ class PiPolicy(ABC):
             ModelError: a file is missing or damaged, or a tensor is absent, extra, misshapen or not finite.
         """
         if not is_own(folder):
-            found = open_published(folder, cls.family)
-            model = cls._empty(found.config, found.io)
-            placed = model._place(found.weights)
+            model, placed = cls.published(folder)
             fill(model.module, placed, folder)
-            model.unloaded = {**found.unloaded, **sizes_of_others(found.weights, placed)}
             return model
         checkpoint = Checkpoint.load(folder, cls.family)
         model = cls._empty(pi0_config.read(checkpoint.config, str(folder)), checkpoint.io)
@@ -199,6 +196,25 @@ class PiPolicy(ABC):
         fill(model.module, read_weights(folder), folder)
         model.record_surgery(checkpoint.surgery)
         return model
+
+    @classmethod
+    def published(
+        cls: type[Policy], folder: Path, depths: pi0_config.Depths = pi0_config.counted
+    ) -> tuple[Policy, dict[str, Tensor]]:
+        """A whole network without weights, and a published folder's tensors by the names that they have in it.
+
+        Args:
+            folder: as transformers, LeRobot or openpi publish it; tensors of removed blocks may be absent.
+            depths: see `pi0_files.open_published`.
+
+        Raises:
+            ModelError: a file is missing or damaged, or tensors are of no known layout.
+        """
+        found = open_published(folder, cls.family, depths)
+        model = cls._empty(found.config, found.io)
+        placed = model._place(found.weights)
+        model.unloaded = {**found.unloaded, **sizes_of_others(found.weights, placed)}
+        return model, placed
 
     @classmethod
     def _empty(cls: type[Policy], config: PI0Config, io: PolicyIo) -> Policy:

@@ -65,7 +65,6 @@ class ReferenceVla:
             input_norm="input_layernorm",
             mid_norm="post_attention_layernorm",
             after="language.norm",
-            depth_field="language.depth",
         )
         siglip = BlockGroup(
             role="vision.siglip",
@@ -75,7 +74,6 @@ class ReferenceVla:
             input_norm="layer_norm1",
             mid_norm="layer_norm2",
             after="vision.post_layernorm",
-            depth_field="vision.depth",
         )
         return (llama, siglip)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compress.models.base import VlaModel
@@ -94,7 +94,11 @@ def load_model(family: str, checkpoint: str | Path) -> VlaModel:
         compress.models.base.ModelError: the checkpoint is damaged or does not fit.
     """
     path = checkpoint_path(family, str(checkpoint))
-    module, _, name = FAMILIES[family].partition(":")
-    adapter = getattr(importlib.import_module(module), name)
-    model: VlaModel = adapter.load(path)
+    model: VlaModel = adapter(family).load(path)
     return model
+
+
+def adapter(family: str) -> Any:
+    """The class that reads `family`, which must be known."""
+    module, _, name = FAMILIES[family].partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -36,13 +36,10 @@ LANGUAGE = BlockGroup(
     input_norm="input_layernorm",
     mid_norm="post_attention_layernorm",
     after="vlm.text_model.norm",
-    depth_field="depth",
     compact=False,
     shared_kv=True,
 )
-EXPERT = replace(
-    LANGUAGE, role="action", blocks="expert.layers", after="expert.norm", depth_field="depth", shared_kv=False
-)
+EXPERT = replace(LANGUAGE, role="action", blocks="expert.layers", after="expert.norm", shared_kv=False)
 VISION = BlockGroup(
     role="vision.siglip",
     blocks="vlm.vision_model.encoder.layers",
@@ -51,7 +48,6 @@ VISION = BlockGroup(
     input_norm="layer_norm1",
     mid_norm="layer_norm2",
     after="vlm.vision_model.post_layernorm",
-    depth_field="vision.depth",
 )
 
 

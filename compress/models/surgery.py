@@ -93,6 +93,7 @@ def operate(module: nn.Module, group: BlockGroup, done: Surgery, wanted: Surgery
         raise ModelError(
             f"{group.role}: blocks {lost} of {wanted.depth} are no longer in the model (kept: {list(done.kept)})"
         )
+    _require_same_kinds(module, group, done, wanted)
     where = {original: position for position, original in enumerate(done.kept)}
     survivors = [stack[where[i]] for i in wanted.kept]
     for original, block in zip(wanted.kept, survivors, strict=True):
@@ -107,3 +108,16 @@ def operate(module: nn.Module, group: BlockGroup, done: Surgery, wanted: Surgery
         writer = getattr(block, group.attention)
         if hasattr(writer, "layer_idx"):
             writer.layer_idx = position
+
+
+def _require_same_kinds(module: nn.Module, group: BlockGroup, done: Surgery, wanted: Surgery) -> None:
+    """Some of transformers' stacks give blocks a kind by their place (`layer_types`); a shorter list would move it."""
+    owner = module.get_submodule(group.blocks.rpartition(".")[0])
+    kinds = getattr(getattr(owner, "config", None), "layer_types", None) or []
+    where = {original: place for place, original in enumerate(done.kept)}
+    moved = [i for place, i in enumerate(wanted.kept) if where[i] < len(kinds) and kinds[where[i]] != kinds[place]]
+    if moved:
+        raise ModelError(
+            f"{group.role}: blocks {moved} would change their kind ({', '.join(sorted(set(kinds)))}), which this stack "
+            "gives by place; use form `stub`"
+        )

@@ -42,7 +42,8 @@ def _costs(model: VlaModel, batch: Batch, spec: PlanSpec) -> Any:
     """Counted always; timed on this machine only if the budget is a time."""
     from compress.costs import measure, time_parts
 
-    return measure(model, batch, spec.role, spec.part, time_parts if spec.latency_budget_ms is not None else None)
+    timer = time_parts if spec.latency_budget_ms is not None else None
+    return measure(model, batch, spec.role, spec.part, timer, spec.form)
 
 
 def _kept(plans: list[Plan]) -> dict[str, list[int]]:
