@@ -37,9 +37,14 @@ class CalibrationSet:
     def __len__(self) -> int:
         return -(-len(self.samples) // self.batch_size)
 
+    def __getitem__(self, number: int) -> Batch:
+        """Batch `number`, from 0."""
+        start = number * self.batch_size
+        return self.model.collate(self.samples[start : start + self.batch_size])
+
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.samples), self.batch_size):
-            yield self.model.collate(self.samples[start : start + self.batch_size])
+        for number in range(len(self)):
+            yield self[number]
 
     def digest(self) -> str:
         """sha256 over the samples' contents, in order."""

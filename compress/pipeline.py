@@ -15,7 +15,7 @@ from compress.data import fingerprint
 from compress.disk import naming_full_disk, require_space
 from compress.progress import Progress, Silent
 from compress.receipt import Receipt
-from compress.recipe import Recipe
+from compress.recipe import Recipe, require_paths
 from compress.run_dir import Result, RunDir, StageKey
 from compress.run_lock import locked
 from compress.stages import data, drop, export, gate, plan, probe, recover, report, seal, trim
@@ -97,9 +97,11 @@ def run_recipe(
 
     Raises:
         PipelineError: no such stage.
+        compress.recipe.RecipeError: a path of a shipped recipe is not set.
         RunLockedError: another process works in the folder.
         DiskFullError: what is finished is kept.
     """
+    require_paths(recipe)
     names = [stage.name for stage in stages]
     for name in (*force, *([until] if until else [])):
         if name not in names:

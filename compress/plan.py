@@ -2,7 +2,8 @@
 """Which blocks leave a stack: scores and a budget in, a list of kept and dropped blocks out. Plain data.
 
 Blocks leave in the order of their scores (arXiv 2606.27755: one-shot ranking), in units that the stack allows, until
-the budget is met; pinned blocks stay. Indices are those of the original, unpruned stack.
+the budget is met; pinned blocks stay. Or the list is given, by hand or as a published one: then scores decide nothing
+and may be there for the report. Indices are those of the original, unpruned stack.
 """
 
 from __future__ import annotations
@@ -15,58 +16,9 @@ from typing import Any
 
 from compress import digests
 from compress.atomic import write_json
-from compress.scores import PARTS, Scores
-
-FORMS = ("auto", "stub", "compact")
-AMOUNTS = ("keep", "drop", "keep_fraction", "parameter_budget", "latency_budget_ms")
-
-
-class PlanError(ValueError):
-    """A budget that cannot be met, or a plan that cannot be read; the message says what is possible."""
-
-
-@dataclass(frozen=True)
-class PlanSpec:
-    """How much leaves one stack; exactly one of the five amounts is set.
-
-    Attributes:
-        role, part: the stack, and what of a block goes.
-        form: how a whole block goes: `compact` (the list gets shorter), `stub` (its slot stays and writes zero; any
-            subset is allowed), or `auto`: compact where the stack allows it.
-        keep, drop: blocks.
-        keep_fraction: of the blocks that are there now, (0, 1]; rounded to the nearest allowed number, halves up.
-        parameter_budget: parameters of the whole model afterwards, at most.
-        latency_budget_ms: predicted time of one inference afterwards [ms], at most; needs measured costs.
-    """
-
-    role: str = "language"
-    part: str = "block"
-    keep: int | None = None
-    drop: int | None = None
-    keep_fraction: float | None = None
-    parameter_budget: int | None = None
-    latency_budget_ms: float | None = None
-    form: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise PlanError(f"form is {self.form!r}, expected one of: {', '.join(FORMS)}")
-        given = [name for name in AMOUNTS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise PlanError(f"set exactly one of {', '.join(AMOUNTS)}; found {', '.join(given) or 'none'}")
-        if self.part not in PARTS:
-            raise PlanError(f"part is {self.part!r}, expected one of: {', '.join(PARTS)}")
-        name, value = given[0], getattr(self, given[0])
-        inside = 0.0 < value <= 1.0 if name == "keep_fraction" else value >= 0 if name == "drop" else value > 0
-        if not inside:  # NaN is never inside
-            limits = {"keep_fraction": "in (0, 1]", "drop": ">= 0"}.get(name, "> 0")
-            raise PlanError(f"{name} is {value}, expected {limits}")
-
-    @property
-    def amount(self) -> tuple[str, float]:
-        """Name and value of the one amount that is set."""
-        name = next(name for name in AMOUNTS if getattr(self, name) is not None)
-        return name, getattr(self, name)
+from compress.plan_spec import FORMS, PlanError, PlanSpec
+from compress.published import preset
+from compress.scores import Scores, Subject
 
 
 @dataclass(frozen=True)
@@ -116,7 +68,8 @@ class Plan:
         role, part: the stack, and what of a dropped block goes.
         depth: blocks of the original stack.
         kept, dropped: original indices, ascending; blocks that had left before are in neither.
-        metric, scores_digest: what ranked them.
+        metric: what ranked them; `given` or `given by NAME` where the list itself was asked for.
+        scores_digest: of the scores beside it; empty where there were none.
         model_identity: the model this plan is for.
         rule: the amount that was asked for.
         close_call: the tie that the cut runs through, if it does: other choices were as good.
@@ -147,6 +100,11 @@ class Plan:
                 f"below {self.depth}"
             )
 
+    @property
+    def ranked(self) -> bool:
+        """Whether scores decided; if not, the list was given."""
+        return not self.metric.startswith("given")
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
@@ -172,7 +130,8 @@ class Plan:
         """The kept-block map: a mark per original block (`#` kept, `-` dropped now, `.` gone before), and a summary."""
         marks = "".join("#" if b in self.kept else "-" if b in self.dropped else "." for b in range(self.depth))
         what = {"block": "blocks", "attention": "attention parts", "mlp": "MLP parts"}[self.part]
-        facts = [f"keep {len(self.kept)} of {self.depth} {what} by {self.metric}", f"drop {list(self.dropped)}"]
+        how = f"by {self.metric}" if self.ranked else f"as {self.metric}"
+        facts = [f"keep {len(self.kept)} of {self.depth} {what} {how}", f"drop {list(self.dropped)}"]
         formats = {"parameters": "{:,.0f} parameters", "flops_share": "{:.1%} of the FLOPs", "latency_ms": "{:.1f} ms"}
         facts += [text.format(self.predicted[name]) for name, text in formats.items() if name in self.predicted]
         if self.close_call:
@@ -180,13 +139,19 @@ class Plan:
         return f"{self.role:<16}[{marks}]  {'; '.join(facts)}"
 
 
-def make_plan(scores: Scores, spec: PlanSpec, costs: Costs | None = None) -> Plan:
+def make_plan(scores: Scores | Subject, spec: PlanSpec, costs: Costs | None = None) -> Plan:
     """Cut the stack to the budget.
 
+    Args:
+        scores: what ranks the blocks; where the list itself is given, the stack alone will do.
+        spec: how much leaves.
+        costs: of the same stack.
+
     Raises:
-        PlanError: scores of another stack or part, costs missing or of another model, or a budget that cannot be met.
+        PlanError: scores of another stack or part, costs missing or of another model, a budget that cannot be met, or
+            a given list that does not fit the stack.
     """
-    subject = scores.subject
+    subject = scores.subject if isinstance(scores, Scores) else scores
     if (subject.role, subject.part) != (spec.role, spec.part):
         raise PlanError(
             f"the scores are of {subject.role}/{subject.part}, the plan wants {spec.role}/{spec.part}: probe that one"
@@ -195,15 +160,20 @@ def make_plan(scores: Scores, spec: PlanSpec, costs: Costs | None = None) -> Pla
     if costs is not None and (costs.role, costs.part, costs.model_identity) != wanted:
         found = f"{costs.role}/{costs.part} of model {costs.model_identity[:12]}"
         raise PlanError(f"the costs are of {found}, the scores of model {subject.model_identity[:12]}: measure again")
-    units = _units(scores, whole=spec.part == "block" and spec.form != "stub")
-    if spec.part == "block" and len(subject.blocks) == sum(map(len, units)):
-        units = units[:-1]  # a stack without any block is no stack
-    dropped = tuple(sorted(_dropped(units, len(subject.blocks), spec, costs)))
+    split: tuple[int, ...] = ()
+    if spec.blocks is not None:
+        dropped = _given(subject, spec, spec.blocks)
+        metric = "given" if spec.preset is None else f"given by {spec.preset}"
+    elif isinstance(scores, Scores):
+        dropped, metric = _ranked(scores, spec, costs), scores.metric
+        split = next((t for t in scores.ties if set(t) & set(dropped) and set(t) - set(dropped)), ())
+    else:
+        raise PlanError(f"{spec.amount[0]} of {spec.role} needs scores: probe it, or give keep_blocks or a preset")
     kept = tuple(block for block in subject.blocks if block not in dropped)
-    split = next((t for t in scores.ties if set(t) & set(dropped) and set(t) & set(kept)), ())
+    digest = scores.digest() if isinstance(scores, Scores) else ""
     name, value = spec.amount
     return Plan(
-        spec.role, spec.part, subject.depth, kept, dropped, scores.metric, scores.digest(), subject.model_identity,
+        spec.role, spec.part, subject.depth, kept, dropped, metric, digest, subject.model_identity,
         {name: value}, split, costs.left(dropped) if costs is not None else {}, spec.form,
     )  # fmt: skip
 
@@ -223,6 +193,39 @@ def load_plans(path: Path) -> tuple[Plan, ...]:
         return tuple(Plan.from_json(entry) for entry in json.loads(path.read_text())["plans"])
     except (OSError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
         raise PlanError(f"{path} is not a plan file ({error}): run the plan stage again") from error
+
+
+def _given(subject: Subject, spec: PlanSpec, blocks: tuple[int, ...]) -> tuple[int, ...]:
+    """What leaves if exactly `blocks` stay; refused where the stack does not allow it."""
+    name = "keep_blocks" if spec.preset is None else f"preset {spec.preset}"
+    if spec.preset is not None and preset(spec.preset).depth != subject.depth:
+        raise PlanError(f"{name} is for {preset(spec.preset).depth} blocks, {spec.role} has {subject.depth}")
+    beyond, gone = [b for b in blocks if b >= subject.depth], sorted(set(blocks) - set(subject.blocks))
+    if beyond:
+        raise PlanError(f"{name} keeps blocks {beyond}, but {spec.role} has {subject.depth}: 0 to {subject.depth - 1}")
+    if gone:
+        raise PlanError(f"{name} keeps blocks {gone}, which left before; {spec.role} holds {list(subject.blocks)}")
+    dropped = tuple(block for block in subject.blocks if block not in blocks)
+    if spec.part != "block" or spec.form == "stub":
+        return dropped
+    pinned = sorted(set(dropped) & set(subject.pinned))
+    units = {block // subject.unit for block in dropped}
+    torn = [block for block in blocks if block // subject.unit in units]
+    if pinned or torn:
+        raise PlanError(
+            f"{name} drops pinned blocks {pinned} of {spec.role} and tears {torn} from their units of {subject.unit}: "
+            "change the list, or set form: stub, which takes any block"
+        )
+    return dropped
+
+
+def _ranked(scores: Scores, spec: PlanSpec, costs: Costs | None) -> tuple[int, ...]:
+    """What leaves by the scores, ascending."""
+    blocks = scores.subject.blocks
+    units = _units(scores, whole=spec.part == "block" and spec.form != "stub")
+    if spec.part == "block" and len(blocks) == sum(map(len, units)):
+        units = units[:-1]  # a stack without any block is no stack
+    return tuple(sorted(_dropped(units, len(blocks), spec, costs)))
 
 
 def _units(scores: Scores, whole: bool) -> list[tuple[int, ...]]:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every probe shares: find the stack, leave the model as it was, walk over the batches, name bad samples."""
+"""What every probe shares: find the stack, leave the model as it was, walk over the batches, name bad samples.
+
+Several processes (`scale.world`) take every n-th batch each, and all of them get all scores, to the bit what one
+process would have found: a batch keeps its number, and scores are reduced in the order of sample ids.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.models.base import Batch, BlockGroup, ModelError, Surgery, VlaModel
+from compress.scale.share import own_batches
+from compress.scale.world import current
 from compress.scores import PARTS, Progress, Reduce, ScoreError, Scores, Subject, from_samples
 
 Matrix = NDArray[np.float64]
@@ -58,19 +64,29 @@ class Probe:
 
     def collect(self, measure: Measure, width: int) -> tuple[Matrix, Matrix, list[str], float]:
         """What `run` ranks: values and noise, (samples, width), the sample ids of the rows, and the seconds it took."""
+        start, world = time.perf_counter(), current()
+        parts = world.together(lambda: self._own_rows(measure), f"{self.metric} of {self.role}")
+        found = sorted((row for part in parts for row in part), key=lambda row: row[0])
+        empty = np.zeros((0, width))
+        matrix = np.concatenate([empty, *(values for _, values, _, _ in found)])
+        noise = np.concatenate([empty, *(doubt for _, _, doubt, _ in found)])
+        ids = [name for _, _, _, names in found for name in names]
+        return matrix, noise, ids, time.perf_counter() - start
+
+    def _own_rows(self, measure: Measure) -> list[tuple[int, Matrix, Matrix, tuple[str, ...]]]:
+        """Number, values, noise and sample ids of this process's batches."""
+        world, rows = current(), []
         total = len(self.batches) if isinstance(self.batches, Sized) else 0
-        rows, doubts, ids = [np.zeros((0, width))], [np.zeros((0, width))], list[str]()
-        start = time.perf_counter()
         with quiet(self.model.module, self.trainable):
-            for number, batch in enumerate(self.batches):
+            for number, batch in own_batches(self.batches, world):
                 values, noise = measure(batch.to(device_of(self.model.module)), number)
                 require_finite(values, batch, f"{self.metric} scores of {self.role}")
-                rows.append(values.detach().double().cpu().numpy())
-                doubts.append(np.zeros_like(rows[-1]) if noise is None else noise.detach().double().cpu().numpy())
-                ids += batch.sample_ids
+                scores = values.detach().double().cpu().numpy()
+                doubt = np.zeros_like(scores) if noise is None else noise.detach().double().cpu().numpy()
+                rows.append((number, scores, doubt, batch.sample_ids))
                 if self.progress is not None:
-                    self.progress(number + 1, total, f"{self.metric} {self.role}")
-        return np.concatenate(rows), np.concatenate(doubts), ids, time.perf_counter() - start
+                    self.progress(min(number + world.size, total or number + 1), total, f"{self.metric} {self.role}")
+        return rows
 
 
 def find_group(model: VlaModel, role: str) -> BlockGroup:

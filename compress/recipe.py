@@ -16,6 +16,7 @@ from typing import Any
 from compress.dtr.spec import RecoverSpec
 from compress.gate.spec import EXECUTION_FIELDS, GateSpec
 from compress.plan import PlanSpec
+from compress.published import preset, presets
 from compress.recipe_sections import DataSection, ExportSection, GenerateSection, ModelSection, ProbeSection
 from compress.settings import SettingsError, check_ranges, from_plain, number, to_plain
 from compress.strict_yaml import YamlError, dump_yaml, load_yaml
@@ -23,6 +24,7 @@ from compress.strict_yaml import YamlError, dump_yaml, load_yaml
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 SEEDED = ("data.generate", "probe", "recover")  # sections whose seed, where it is not given, is the recipe's own
 MAX_SEED = 3999  # of the generated demonstrations; higher ones belong to the stored states of the gate
+PLACEHOLDER = "/path/to/"  # where a shipped recipe cannot know the path
 BENCH_FIELDS = ("threads", "bench_runs")
 
 
@@ -72,6 +74,13 @@ class Recipe:
                 f"`plan` is for {[f'{r}/{p}' for r, p in parts]}, expected at least one stack, each once"
             )
 
+        for at, item in enumerate(self.plan):
+            if item.preset is not None and preset(item.preset).family != self.model.family:
+                raise SettingsError(
+                    f"`plan[{at}].preset` is for {preset(item.preset).family}, `model.family` is "
+                    f"{self.model.family}: write its blocks as keep_blocks if they are meant for this policy"
+                )
+
     @property
     def folder(self) -> Path:
         """The run folder, absolute."""
@@ -92,6 +101,7 @@ class Recipe:
         del plain["output"]
         plain["gate"] = {key: value for key, value in plain["gate"].items() if key not in EXECUTION_FIELDS}
         plain["export"] = {key: value for key, value in plain["export"].items() if key not in BENCH_FIELDS}
+        plain["recover"] = self.recover.decisive()
         return dump_yaml(plain)
 
 
@@ -108,6 +118,8 @@ def parse_recipe(data: Mapping[str, Any], base: Path) -> Recipe:
     plain = dict(data)
     if isinstance(plain.get("plan"), Mapping):
         plain["plan"] = [plain["plan"]]
+    if isinstance(plain.get("plan"), (list, tuple)):
+        plain["plan"] = [_with_preset(entry) for entry in plain["plan"]]
     seed = plain.get("seed", 0)
     if isinstance(seed, int) and 0 <= seed <= MAX_SEED:
         for path in SEEDED:
@@ -128,6 +140,26 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {error}") from error
     except YamlError as error:
         raise RecipeError(str(error)) from error
+
+
+def require_paths(recipe: Recipe) -> None:
+    """Every path of a shipped recipe that only the user can know has been set.
+
+    Raises:
+        RecipeError: names the keys that still hold the placeholder.
+    """
+    paths = {"model.checkpoint": recipe.model.checkpoint, "data.path": str(recipe.data.path or "")}
+    unset = [f"`{key}` is {path!r}" for key, path in paths.items() if path.startswith(PLACEHOLDER)]
+    if unset:
+        raise RecipeError(f"recipe {recipe.name}: {' and '.join(unset)}, a placeholder: write your own folder there")
+
+
+def _with_preset(entry: Any) -> Any:
+    """One plan, with the stack of the preset that it names where it says none itself."""
+    name = entry.get("preset") if isinstance(entry, Mapping) else None
+    if not isinstance(name, str) or name not in presets():
+        return entry
+    return {"role": preset(name).role, "part": preset(name).part, **entry}
 
 
 def _with_seed(data: dict[str, Any], path: list[str], seed: int) -> dict[str, Any]:

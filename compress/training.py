@@ -2,7 +2,9 @@
 """One training loop for the reference policy and for recovery: AdamW, warm-up, EMA, resumable bit for bit.
 
 Every batch is a function of (seed, step) alone and the model has no dropout, so a run is described by its step number,
-weights and optimizer state: a resumed run computes what the uninterrupted run would have computed.
+weights and optimizer state: a resumed run computes what the uninterrupted run would have computed. Where the
+parameters lie, and how many processes share a batch, is the business of `compress.scale`; a checkpoint of several
+processes can be taken up by another number of them (equal then to rounding, not to the bit).
 """
 
 from __future__ import annotations
@@ -14,16 +16,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.atomic import write_atomic
 from compress.models.base import Batch, VlaModel
+from compress.scale.blocks import checkpointed
+from compress.scale.keeper import CHECKPOINT as CHECKPOINT
+from compress.scale.keeper import Keeper, KeepError
+from compress.scale.place import Alone, Place, local
+from compress.scale.share import share_of
 
-CHECKPOINT = "checkpoint.pt"
 LOG = "train_log.jsonl"
+WITHOUT_EFFECT = ("checkpoint_s", "activation_checkpointing")  # settings that leave the result as it is
 
 
 class TrainingError(RuntimeError):
@@ -58,6 +65,7 @@ class TrainSettings:
         bf16: compute in bfloat16 where the device has it; weights stay float32.
         checkpoint_s: seconds between checkpoints; what a SIGKILL costs at most.
         log_every: steps between rows of the loss curve.
+        activation_checkpointing: compute activations inside blocks twice instead of keeping them (`scale.blocks`).
     """
 
     steps: int
@@ -71,6 +79,7 @@ class TrainSettings:
     bf16: bool = True
     checkpoint_s: float = 30.0
     log_every: int = 10
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not self.lr > 0.0 or not 0.0 <= self.ema < 1.0 or self.warmup < 0:
@@ -102,8 +111,9 @@ class Trainer:
     """The state of one run in `folder`."""
 
     def __init__(
-        self, model: VlaModel, source: BatchSource, settings: TrainSettings, folder: Path, tag: str = ""
-    ) -> None:
+        self, model: VlaModel, source: BatchSource, settings: TrainSettings, folder: Path, tag: str = "",
+        place: Place | None = None,
+    ) -> None:  # fmt: skip
         """Prepare to train the parameters of `model` that require gradients.
 
         Args:
@@ -112,11 +122,14 @@ class Trainer:
             settings: how.
             folder: holds the checkpoint and the loss curve.
             tag: identity of what is trained (model, plan); with settings and data it decides whether a checkpoint fits.
+            place: where the parameters lie, with every process calling this; in this process alone by default.
         """
-        self.model, self.source, self.settings, self.folder = model, source, settings, folder
-        how = {k: v for k, v in vars(settings).items() if k != "checkpoint_s"}
+        self.place: Place = place or Alone(model)
+        self.model, self.settings, self.folder = self.place.model, settings, folder
+        self.source = share_of(source, self.place.world)
+        how = {k: v for k, v in vars(settings).items() if k not in WITHOUT_EFFECT}
         self.key = json.dumps([tag, source.digest(), how], sort_keys=True)
-        self.named = {n: p for n, p in model.module.named_parameters() if p.requires_grad}
+        self.named = {n: p for n, p in self.model.module.named_parameters() if p.requires_grad}
         if not self.named:
             raise TrainingError("no parameter requires gradients: nothing to train")
         decay = [p for p in self.named.values() if p.ndim > 1]
@@ -124,6 +137,7 @@ class Trainer:
         groups = [{"params": decay, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=(0.9, 0.95))
         self.average = {n: p.detach().clone() for n, p in self.named.items()} if settings.ema else {}
+        self.keeper = Keeper(folder, self.key, self.named, self.average, self.optimizer, self.place.world)
         self.step = 0
         self.rows: list[dict[str, float]] = []
 
@@ -147,27 +161,33 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
         self.model.module.train()
-        saved = time.monotonic()
         try:
-            last = self.settings.steps if until is None else min(until, self.settings.steps)
-            while self.step < last:
-                loss = self._one_step(loss_fn)
-                if self.step % self.settings.log_every == 0 or self.step == last:
-                    self.rows.append({"step": self.step, "loss": loss, "lr": self.settings.lr_at(self.step - 1)})
-                if on_step is not None:
-                    on_step(self.step, loss, self.settings.lr_at(self.step - 1))
-                if time.monotonic() - saved > self.settings.checkpoint_s:
-                    self.save()
-                    saved = time.monotonic()
+            with checkpointed(self.model, self.settings.activation_checkpointing):
+                last = self.settings.steps if until is None else min(until, self.settings.steps)
+                self._steps(last, loss_fn, on_step)
         except KeyboardInterrupt:
-            self.save()
+            if self.place.world.alone:  # several processes were not interrupted in the same step
+                self.save()
             raise
         self.save()
         with torch.no_grad():
             for name, value in self.average.items():
                 self.named[name].copy_(value)
+        self.place.settle()
         self.model.module.eval()
         return self.rows
+
+    def _steps(self, last: int, loss_fn: LossFn, on_step: OnStep | None) -> None:
+        saved = time.monotonic()
+        while self.step < last:
+            loss = self._one_step(loss_fn)
+            if self.step % self.settings.log_every == 0 or self.step == last:
+                self.rows.append({"step": self.step, "loss": loss, "lr": self.settings.lr_at(self.step - 1)})
+            if on_step is not None:
+                on_step(self.step, loss, self.settings.lr_at(self.step - 1))
+            if self.place.world.said_by_first(time.monotonic() - saved > self.settings.checkpoint_s):
+                self.save()
+                saved = time.monotonic()
 
     def _one_step(self, loss_fn: LossFn) -> float:
         """One optimizer step; nothing of the state changes if it is interrupted before the update."""
@@ -176,13 +196,13 @@ class Trainer:
             group["lr"] = settings.lr_at(self.step)
         batch = self.source.batch(self.step).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            loss = loss_fn(self.model, batch, self.step)
-        value = float(loss.detach())
+            loss = self.place.loss(lambda: loss_fn(self.model, batch, self.step))
+        value = float(self.place.world.mean(loss.detach()))
         self._require_finite("loss", value, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(list(self.named.values()), settings.clip)
-        self._require_finite("gradient norm", float(norm), batch)  # a finite loss can have a NaN gradient
+        norm = self.place.clip(self.named.values(), settings.clip)
+        self._require_finite("gradient norm", norm, batch)  # a finite loss can have a NaN gradient
         with _uninterrupted():
             self.optimizer.step()
             self._follow()
@@ -191,10 +211,11 @@ class Trainer:
 
     def _require_finite(self, what: str, value: float, batch: Batch) -> None:
         if not math.isfinite(value):
-            path = self.folder / CHECKPOINT
-            last = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
+            path = self.keeper.last()
+            last = f"the last good checkpoint is {path}" if path is not None else "no checkpoint was written yet"
+            names = [name for part in self.place.world.gathered(batch.sample_ids) for name in part]
             raise TrainingError(
-                f"{what} is {value} at step {self.step} (samples {', '.join(batch.sample_ids)}): "
+                f"{what} is {value} at step {self.step} (samples {', '.join(names)}): "
                 f"lower `lr` ({self.settings.lr}) or check these demonstrations; {last}"
             )
 
@@ -203,21 +224,16 @@ class Trainer:
         """Move the averaged weights; young averages forget faster."""
         if self.average:
             decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(list(self.average.values()), list(self.named.values()), 1.0 - decay)
+            torch._foreach_lerp_(
+                list(map(local, self.average.values())), list(map(local, self.named.values())), 1.0 - decay
+            )
 
     def save(self) -> None:
-        """Write the checkpoint and the loss curve, atomically."""
-        state = {
-            "key": self.key,
-            "step": self.step,
-            "weights": {n: p.detach() for n, p in self.named.items()},
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "rows": self.rows,
-        }
-        write_atomic(self.folder / CHECKPOINT, lambda handle: torch.save(state, handle))
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        write_atomic(self.folder / LOG, lambda handle: handle.write(text.encode()))
+        """Write the checkpoint and the loss curve, atomically; several processes write theirs together."""
+        self.keeper.save(self.step, self.rows)
+        if self.place.world.first:
+            text = "".join(json.dumps(row) + "\n" for row in self.rows)
+            write_atomic(self.folder / LOG, lambda handle: handle.write(text.encode()))
 
     def resume(self) -> None:
         """Take up the folder's checkpoint, if there is one; `run` does this too.
@@ -225,36 +241,12 @@ class Trainer:
         Raises:
             TrainingError: it is damaged, or of another model, data set or settings.
         """
-        path = self.folder / CHECKPOINT
-        for torn in self.folder.glob(f".{CHECKPOINT}.*.tmp"):  # what a kill in mid-write leaves behind
-            torn.unlink(missing_ok=True)
-        if not path.exists():
-            return
-        state = _read_checkpoint(path)
-        if state["key"] != self.key:
-            raise TrainingError(
-                f"{path} belongs to another model, data set or recipe: use another folder, or delete it"
-            )
-        with torch.no_grad():
-            for name, value in state["weights"].items():
-                self.named[name].copy_(value)
-            for name, value in state["average"].items():
-                self.average[name].copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.rows = state["step"], state["rows"]
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds for a damaged file
-        raise TrainingError(
-            f"{path} cannot be read, it is truncated or damaged ({error}): delete it to start over"
-        ) from error
-    missing = sorted({"key", "step", "weights", "average", "optimizer", "rows"} - set(state))
-    if missing:
-        raise TrainingError(f"{path} is not a training checkpoint (no {', '.join(missing)}): delete it to start over")
-    return state
+        try:
+            found = self.keeper.resume()
+        except KeepError as error:
+            raise TrainingError(str(error)) from error
+        if found is not None:
+            self.step, self.rows = found
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ import torch
 from algorithm_factory import batches, demos, policy
 from family_cases import case, samples_for
 
+from compress import cli
 from compress.baselines import SCORERS
 from compress.data.frames import FrameSource
 from compress.dtr.drop import drop
@@ -39,7 +41,7 @@ RECOVERIES = {
     "full_ddp": replace(SPEC, method="full", parallel="ddp", heal=True, distill=0.5, features=0.3),
     "lora_fsdp": replace(SPEC, method="lora", lora_rank=4, parallel="fsdp", activation_checkpointing=True),
 }
-FAMILIES = ("pi0", "openvla_oft")
+FAMILIES = ("pi0", "smolvla", "openvla_oft")
 
 
 class Shelf:
@@ -90,8 +92,8 @@ def trained(family: str, parallel: str, folder: Path, until: int | None = None, 
     torch.manual_seed(0)
     model = policy(depth=2, vision_depth=1) if family == "reference" else case(family).make(0)
     source: Any = FrameSource(demos(), model, 4, 4, 0) if family == "reference" else Shelf(model)
-    if family == "openvla_oft":
-        until = until or 3
+    if family != "reference":
+        until = 2
     place = place_of(model, current(), parallel, torch.device("cpu"), False)
     trainer = Trainer(model, source, replace(SETTINGS, activation_checkpointing=remat), folder, family, place)
     trainer.resume()
@@ -125,12 +127,23 @@ def failing(world: World) -> str:
     return "nothing"
 
 
-def main(rank: int, size_: int, port: int, root: Path) -> None:
+def verb(recipe: Path) -> str:
+    """`compress recover RECIPE` as torchrun would start it; what it answers."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        try:
+            code = cli.main(["recover", str(recipe), "--json", "--quiet"])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return f"{code} {said.getvalue()}"
+
+
+def main(rank: int, size_: int, ports: tuple[int, int], root: Path) -> None:
     """One process: run all, leave the results in `rank<r>.json`."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size_)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0])}
     torch.set_num_threads(1)
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"verb": verb(root / "recipe.yaml")}
+    os.environ["MASTER_PORT"] = str(ports[1])
     with joined(collective_s=60.0) as world:
         result["shares"] = shares()
         result["scores"] = scores()
@@ -144,6 +157,5 @@ def main(rank: int, size_: int, port: int, root: Path) -> None:
         result["half_ddp"] = trained("reference", "ddp", root / "ddp_then_fsdp", until=3)
         result["rest_fsdp"] = trained("reference", "fsdp", root / "ddp_then_fsdp")
         result["rest_of_one"] = trained("reference", "fsdp", root / "one_then_two")
-        with contextlib.suppress(FileNotFoundError):
-            result["left"] = sorted(path.name for path in (root / "ddp_then_fsdp").iterdir())
+        result["left"] = sorted(path.name for path in (root / "ddp_then_fsdp").iterdir())
     (root / f"rank{rank}.json").write_text(json.dumps(result))

@@ -3,6 +3,9 @@
 
 Compute matching follows the paper: a smaller policy may take steps / (its share of the FLOPs) steps for the same cost.
 The run lives in a folder and resumes bit for bit after a kill; the report is `recovery.json` there.
+
+Several processes (`scale.world`, `torchrun --nproc-per-node 4 -m compress recover RECIPE`) take equal parts of every
+batch; all of them call `recover` with the same arguments and end with the same policy, the first one writes.
 """
 
 from __future__ import annotations
@@ -29,6 +32,10 @@ from compress.dtr.spec import RecoverSpec
 from compress.dtr.teacher import distilled_loss
 from compress.models.base import Batch, VlaModel
 from compress.probing import device_of, quiet
+from compress.scale.place import place_of, waiting
+from compress.scale.precision import held_in
+from compress.scale.share import require_even
+from compress.scale.world import current
 from compress.scores import Progress
 from compress.training import BatchSource, LossFn, OnStep, Trainer, TrainSettings, action_loss
 
@@ -134,6 +141,8 @@ def recover_on(
             f"heal, distill and features ({spec.heal}, {spec.distill}, {spec.features}) need a teacher: give the "
             "unpruned policy, or set them to 0"
         )
+    world = current()
+    require_even(spec.batch_size, world)
     start, identity = time.perf_counter(), model.identity()
     share = flops_share(model, held_out[0], teacher) if spec.compute_matched else None
     steps = spec.steps if share is None else math.ceil(spec.steps / share)
@@ -147,19 +156,16 @@ def recover_on(
     if teacher is not None and (spec.distill or spec.features):
         loss_fn = distilled_loss(teacher, spec.distill, spec.features)
     lora = adapters(model.module, spec.lora_rank, spec.seed) if spec.method == "lora" else nullcontext()
-    with lora, frozen(model, spec.freeze):
-        trainer = Trainer(
-            model,
-            source,
-            _settings(spec, steps),
-            folder,
-            tag=json.dumps([identity, taught_by, asdict(spec)], sort_keys=True),
-        )
+    device, cut_up = device_of(model.module), not world.alone and spec.spreading == "fsdp"
+    with lora, waiting(model, cut_up), frozen(model, spec.freeze), held_in(model.module, spec.param_dtype):
+        place = place_of(model, world, spec.spreading, device, spec.bf16)
+        tag = json.dumps([identity, taught_by, spec.decisive()], sort_keys=True)
+        trainer = Trainer(model, source, _settings(spec, steps), folder, tag, place)
         trainer.resume()
         resumed_at = trainer.step
         curve = trainer.run(loss_fn, _reporter(progress, steps))
+        model.module.eval()
     error_after, loss_after = action_error(model, held_out, truth)
-    device = device_of(model.module)
     report = RecoveryReport(
         spec=asdict(spec),
         steps=steps,
@@ -178,12 +184,16 @@ def recover_on(
         teacher_identity=taught_by,
         resumed_at=resumed_at,
         wall_s=time.perf_counter() - start,
-        hardware=torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"cpu, {torch.get_num_threads()} threads",
+        hardware=_hardware(device, world.size),
     )
-    write_json(folder / REPORT, report.to_json())
+    if world.first:
+        write_json(folder / REPORT, report.to_json())
     return report
+
+
+def _hardware(device: torch.device, processes: int) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return name if processes == 1 else f"{processes} x {name}"
 
 
 @torch.no_grad()
@@ -215,6 +225,7 @@ def _settings(spec: RecoverSpec, steps: int) -> TrainSettings:
         bf16=spec.bf16,
         checkpoint_s=spec.checkpoint_s,
         log_every=spec.log_every,
+        activation_checkpointing=spec.activation_checkpointing,
     )
 
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from compress.settings import check_ranges, number
+from compress.settings import check_ranges, number, to_plain
+
+EXECUTION_FIELDS = ("parallel", "activation_checkpointing")  # how it is carried out; another value resumes the same run
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class RecoverSpec:
         weight_decay, clip: of AdamW on matrices, and of the gradient norm.
         checkpoint_s: what a killed run loses at most [s].
         log_every: steps between rows of the loss curve.
+        parallel: under torchrun, `ddp` (every process holds all) or `fsdp` (each a part); `auto`: ddp for LoRA, fsdp
+            for full fine-tuning.
+        activation_checkpointing: compute inside blocks twice instead of keeping activations: a third slower, far
+            smaller.
+        param_dtype: `bfloat16` holds matrices that are not trained in bfloat16 and trained tensors in float32 while
+            training (needs bf16); `keep` leaves both as they were loaded.
     """
 
     steps: int = number(400, low=1)
@@ -55,13 +63,27 @@ class RecoverSpec:
     clip: float = number(1.0, above=0.0)
     checkpoint_s: float = number(30.0, low=0.0)
     log_every: int = number(10, low=1)
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    activation_checkpointing: bool = False
+    param_dtype: Literal["keep", "bfloat16"] = "keep"
 
     @property
     def taught(self) -> bool:
         """Whether it needs the unpruned policy."""
         return bool(self.heal or self.distill or self.features)
 
+    @property
+    def spreading(self) -> str:
+        """`ddp` or `fsdp`."""
+        return self.parallel if self.parallel != "auto" else "ddp" if self.method == "lora" else "fsdp"
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the result, plain."""
+        return {name: value for name, value in to_plain(self).items() if name not in EXECUTION_FIELDS}
+
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.param_dtype == "bfloat16" and not self.bf16:
+            raise ValueError("`param_dtype` is bfloat16 and `bf16` is false: set bf16 to true, or param_dtype to keep")
         if self.method not in ("full", "lora"):
             raise ValueError(f"method is {self.method!r}, expected one of: full, lora")

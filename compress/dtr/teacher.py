@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from compress.models.base import Batch, BlockGroup, ModelError, VlaModel
 from compress.probing import quiet, surgery_of
 from compress.residual_stream import tapped
+from compress.scale.world import current
 from compress.training import LossFn
 
 Streams = list[list[Tensor]]
@@ -77,7 +78,8 @@ def distilled_loss(teacher: VlaModel, distill: float, features: float = 0.0) -> 
             total = model.loss(batch, noise_seed=step).mean()
         error = (answer(said, batch, "student") - wanted).abs().mean(-1)  # (B, H)
         real = (~batch.pad).to(error.dtype)
-        total = total + distill * (error * real).sum() / real.sum().clamp(min=1.0)
+        count = current().mean(real.sum())  # of all processes: their losses add up to that of one
+        total = total + distill * (error * real).sum() / count.clamp(min=1.0 / current().size)
         return total + features * _far(streams, taught) if features else total
 
     return loss_fn
@@ -95,7 +97,7 @@ def _ask(teacher: VlaModel, student: VlaModel, batch: Batch, step: int, streams:
 def _far(streams: Streams, taught: Streams) -> Tensor:
     """Mean over places of |student - teacher|^2 / |teacher|^2."""
     pairs = [(s, t) for own, other in zip(streams, taught, strict=True) for s, t in zip(own, other, strict=True)]
-    errors = [(s - t).square().mean() / t.square().mean().clamp(min=1e-12) for s, t in pairs]
+    errors = [(s - t).square().mean() / current().mean(t.square().mean()).clamp(min=1e-12) for s, t in pairs]
     return torch.stack(errors).mean()
 
 

@@ -83,6 +83,7 @@ def _of_plan(plan: Plan | None) -> list[str]:
         return ["No plan evidence: which of these blocks left is not known."]
     words = [f"Keeps {len(plan.kept)} of {plan.depth}: {blocks(plan.kept)}. Drops {blocks(plan.dropped)}."]
     words += [f"Asked for: {name.replace('_', ' ')} {value:g}." for name, value in plan.rule.items()]
+    words += [] if plan.ranked else [f"The list was {plan.metric}; scores did not decide."]
     predicted: Mapping[str, Any] = plan.predicted
     after = [f"{predicted['parameters']:,.0f} parameters"] if "parameters" in predicted else []
     after += [f"{percent(predicted['flops_share'])} of the FLOPs"] if "flops_share" in predicted else []

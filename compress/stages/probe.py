@@ -11,6 +11,7 @@ from compress import digests
 from compress.atomic import write_json
 from compress.recipe import Recipe
 from compress.run_dir import Result
+from compress.scale.world import current
 from compress.stages.context import Context, sections, stacks
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def run(ctx: Context) -> Result:
                 found = scorer(metric)(model, batches, role, part, spec.seed, report)
             (scores if metric == spec.metric else others).append(found)
         ctx.say(_line(scores[-1]))
+    if not current().first:
+        return Result([])
     data = {
         "schema": "dropgate.probe/1",
         "metric": spec.metric,

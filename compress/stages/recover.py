@@ -8,6 +8,7 @@ from typing import Any
 
 from compress.recipe import Recipe
 from compress.run_dir import Result
+from compress.scale.world import current
 from compress.stages.context import Context, sections
 from compress.stages.drop import MODEL
 
@@ -16,7 +17,7 @@ REPORT = "recovery.json"
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """Model (the teacher) and recovery."""
-    return sections(recipe, "model", "recover")
+    return {**sections(recipe, "model"), "recover": recipe.recover.decisive()}
 
 
 def run(ctx: Context) -> Result:
@@ -31,6 +32,8 @@ def run(ctx: Context) -> Result:
     teacher = whole(ctx) if spec.taught or spec.compute_matched else None
     with ctx.bar("recover", spec.steps) as report:
         done = recover(model, load(ctx, model), spec, ctx.work, teacher, report)
+    if not current().first:
+        return Result([])
     model.module.to("cpu")
     model.save(ctx.folder / MODEL)
     shutil.copyfile(ctx.work / REPORT, ctx.folder / REPORT)

@@ -36,6 +36,10 @@ def add_parsers(verbs: Verbs) -> None:
         default=[],
         help="do this stage again from the start; may be given twice",
     )
+    run.add_argument(
+        "--dry-run", action="store_true", help="only say what it would need of memory and time; exit 2 if it cannot fit"
+    )
+    run.add_argument("--processes", type=int, default=1, metavar="N", help="with --dry-run: under torchrun with N")
     for name, about in STAGE_VERBS.items():
         stage = add_verb(verbs, name, _stage, about)
         add_recipe(stage)
@@ -49,14 +53,14 @@ def add_parsers(verbs: Verbs) -> None:
 
 def answer_for(options: argparse.Namespace, until: str | None, force: list[str]) -> tuple[Outcome, Answer]:
     """Run the recipe and say what happened."""
-    from compress.pipeline import run_recipe
     from compress.recipe import load_recipe
+    from compress.verbs import together
 
     recipe = load_recipe(options.recipe)
     if options.output is not None:
         recipe = replace(recipe, output=options.output.absolute())
     options.resume_folder = recipe.folder  # for the message after Ctrl-C
-    outcome = run_recipe(recipe, until, force, progress(options))
+    outcome = together.run(recipe, until, force, progress(options))
     verdict = outcome.facts("gate").get("verdict")
     data: dict[str, Any] = {
         "folder": str(outcome.folder),
@@ -69,6 +73,10 @@ def answer_for(options: argparse.Namespace, until: str | None, force: list[str])
 
 
 def _run(options: argparse.Namespace) -> Answer:
+    if options.dry_run:
+        from compress.verbs.dry_run import dry_run
+
+        return dry_run(options)
     return answer_for(options, options.until, options.force)[1]
 
 
