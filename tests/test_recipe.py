@@ -35,7 +35,7 @@ REFUSED = [
     ({"prob": {}}, "`prob` is not a setting; did you mean `probe`? Known here: data, export, gate, model, name,"),
     ({"probe": {"sampels": 3}}, "`probe.sampels` is not a setting; did you mean `probe.samples`?"),
     ({"gate": {"pair": 3}}, "`gate.pair` is not a setting; did you mean `gate.pairs`?"),
-    ({"recover": {"zzz": 3}}, "`recover.zzz` is not a setting. Known here: activation_checkpointing, batch_size, bf16, checkpoint_s"),
+    ({"recover": {"zzz": 3}}, "`recover.zzz` is not a setting. Known here: activation_checkpointing, batch_size, bf16"),
     ({"probe": {"metric": "gateprob"}}, "taylor, fisher, loo; did you mean 'gateprobe'?"),
     ({"probe": {"compare": ["uniform", "lou"]}}, "`probe.compare[1]` is 'lou', expected one of"),
     ({"recover": {"method": "lor"}}, "`recover.method` is 'lor', expected one of: full, lora; did you mean 'lora'?"),

@@ -5,4 +5,8 @@
     four GPUs      torchrun --nproc-per-node 4 -m compress recover RECIPE
 
 Settings that decide it are the recipe's: `recover.parallel`, `recover.activation_checkpointing`, `recover.param_dtype`.
+`compress run RECIPE --dry-run` says beforehand what fits.
+
+Seen so far: two processes over gloo on CPUs, most families (tests/test_parallel.py). Not seen: GPUs, NCCL, several
+machines; the branches for them (devices, gathering in bfloat16) have never run.
 """
