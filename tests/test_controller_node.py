@@ -66,6 +66,14 @@ def test_a_task_runs_is_cancelled_and_another_one_follows(artifact, tmp_path):
         cell.wait_state("unconfigured")
 
 
+def test_a_transition_that_does_not_fit_is_refused_and_the_node_lives(artifact, tmp_path):
+    with Station(artifact, tmp_path) as cell:
+        assert not cell.operator.transition("activate")
+        cell.bring_up()
+        assert not cell.operator.transition("configure")
+        assert cell.run(max_duration_s=1.0).accepted
+
+
 def test_cancel_begins_to_brake_within_one_tick(artifact, tmp_path):
     with Station(artifact, tmp_path, tick_hz=20.0) as cell:
         cell.bring_up()

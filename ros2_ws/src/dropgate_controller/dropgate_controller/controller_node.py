@@ -22,6 +22,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from dropgate_controller import conversions, parameters, reports
 from dropgate_controller.assembly import Loaded, assemble, start
+from dropgate_controller.lifecycle import refuse_wrong_transitions
 from dropgate_controller.node_runner import run_node
 from dropgate_controller.outputs import NEWEST, Outputs
 from dropgate_controller.sensors import subscribe
@@ -58,6 +59,7 @@ class ControllerNode(Node):
         self._made: list[Any] = []
         self._beat, self._beat_s, self._said, self._why = 0, 0.0, ("", ""), ""
         self._status = self.create_publisher(RuntimeStatus, "~/status", LATCHED)
+        refuse_wrong_transitions(self)
         self._ticker = Ticker(self._turn)
         self._ticker.start()
 
