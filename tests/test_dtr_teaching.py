@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from algorithm_factory import batches, demos, policy
+from family_cases import case, samples_for
 
 from compress.dtr.drop import drop
 from compress.dtr.heal import cuts, heal
@@ -55,6 +56,16 @@ def test_healing_brings_the_stream_behind_every_cut_nearer_to_the_teachers(form:
         cold = [(without((1, 2, 4), form).predict(b) - target.predict(b)).abs().mean() for b in given]
     assert float(torch.stack(off).mean()) < float(torch.stack(cold).mean())
     assert before > 0.0
+
+
+def test_a_stream_that_nobody_reads_is_not_healed() -> None:
+    """The last language block of pi0 writes for nobody; to fit the stream behind it would spoil the keys before it."""
+    model, teacher = case("pi0").make(0), case("pi0").make(0)
+    drop(model, Plan("language", "block", 4, (0, 1, 2), (3,), "hand", "0" * 64, model.identity(), {"drop": 1.0}))
+    before = model.identity()
+    assert cuts(model, find_group(model, "language")) == []
+    assert heal(model, teacher, [model.collate(samples_for(model, 2, seed)) for seed in (1, 2)]) == ()
+    assert model.identity() == before
 
 
 def test_healing_leaves_alone_what_it_cannot_better() -> None:

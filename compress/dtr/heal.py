@@ -77,7 +77,10 @@ def heal(model: VlaModel, teacher: VlaModel, batches: Sequence[Batch]) -> tuple[
 
 
 def cuts(model: VlaModel, group: BlockGroup) -> list[Cut]:
-    """Every run of blocks that wrote to the stream and no longer does, behind a block that still does."""
+    """Every run of blocks that wrote to the stream and no longer does, behind a block that still does.
+
+    Where only keys and values are read, nobody reads the stream behind the last block: a run at the end is no cut.
+    """
     record = surgery_of(model, group)
     silent = set(record.without_attention) & set(record.without_mlp)
     live = [index for index in record.kept if index not in silent and index not in record.without_mlp]
@@ -85,8 +88,8 @@ def cuts(model: VlaModel, group: BlockGroup) -> list[Cut]:
     for number, block in enumerate(live):
         following = live[number + 1] if number + 1 < len(live) else record.depth
         removed = tuple(i for i in range(block + 1, following) if i not in record.kept or i in silent)
-        if removed and removed[0] == block + 1:
-            end = removed[-1] + 1
+        end = removed[-1] + 1 if removed else block + 1
+        if removed and removed[0] == block + 1 and not (group.shared_kv and end == record.depth):
             student = next((p for p, i in enumerate(record.kept) if i >= end), len(record.kept))
             found.append(Cut(block, removed, record.kept.index(block), student, end))
     return found

@@ -111,13 +111,14 @@ def shared(model: VlaModel, group: BlockGroup, student: VlaModel) -> Iterator[li
     """While open, the stream behind every block that `student` still has, as it flows in `model`, in order.
 
     Behind means: on entering the next block that the student has, so that a removed run counts to the block before it.
+    Where only keys and values are read, the stream behind the last block is nobody's and is left out.
     """
     kept = surgery_of(student, group).kept
     present = surgery_of(model, group).kept
     flowing: list[Tensor] = []
     with tapped(model.module, group, "block") as stream:
         yield flowing
-    ends = [*kept[1:], surgery_of(student, group).depth]
+    ends = [*kept[1:], *([] if group.shared_kv else [surgery_of(student, group).depth])]
     for end in ends:
         position = next((p for p, i in enumerate(present) if i >= end), len(present)) - 1
         flowing.extend(stream.after[position])

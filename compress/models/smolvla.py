@@ -210,8 +210,7 @@ class SmolVla:
         header = Checkpoint.load(folder, cls.family)
         model = cls(SmolVlaConfig.from_dict(header.config, str(folder)), header.io)
         restore(model._network, cls.groups, header.surgery, header.hollow)
-        # copied out of the file's mapping: equal sums wherever a tensor lay
-        fill(model._network, {name: value.clone() for name, value in read_weights(folder).items()}, folder)
+        fill(model._network, read_weights(folder), folder)
         model.record_surgery(header.surgery)
         model.record_hollow(header.hollow)
         return model

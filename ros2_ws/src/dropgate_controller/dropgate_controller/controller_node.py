@@ -229,10 +229,15 @@ class ControllerNode(Node):
         return response
 
     def _revive(self, loaded: Loaded | None) -> None:
-        """Start a dead worker; meanwhile the ticks, which go on, leave it alone. Raises BackendError."""
+        """Start a dead worker; meanwhile the ticks, which go on, leave it alone. Raises BackendError.
+
+        Never under a moving arm: it takes seconds, in which `~/stop` would not be heard; the tick faults and brakes.
+        """
         if loaded is None or loaded.worker.alive:
             return
         with self.lock:  # no tick is polling it now, and none will
+            if loaded.controller.state in MOVING:
+                return
             loaded.link.suspended = True
         try:
             loaded.worker.close()  # it may still be ending
