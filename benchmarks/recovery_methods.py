@@ -5,9 +5,9 @@
 
 Methods: plain fine-tuning; closed-form healing of the cuts, then fine-tuning; fine-tuning that also follows the
 unpruned policy's streams; fine-tuning that also follows its answers. Same compute: `--steps` is what plain
-fine-tuning gets, and the others get as many steps as fit into its FLOPs (counted, backward and healing included). The
-blocks are GateProbe's, the same for all; a seed is that of the batches. The scenes are the first ones of the gate's
-order, the same for all.
+fine-tuning gets, and the others get as many steps as fit into its FLOPs (counted, backward and healing included).
+Beside them, with far less compute: the healing alone, without any step. The blocks are GateProbe's, the same for all;
+a seed is that of the batches. The scenes are the first ones of the gate's order, the same for all.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "healing": {"heal": True},
     "features": {"features": 0.1},
     "teacher": {"distill": 1.0},
+    "healed": {"heal": True, "steps": 0},  # no training at all
 }
 KEEPS = (6, 2)
 COSTS, RESULT, TABLE = "costs.json", "result.json", "table.json"
@@ -41,9 +42,8 @@ def spec_of(method: str, steps: int, seed: int) -> Any:
     """The recovery settings of a cell; the vision tower lost nothing and stays as it is."""
     from compress.dtr.spec import RecoverSpec
 
-    return RecoverSpec(
-        steps=steps, batch_size=32, lr=5e-4, warmup=20, seed=seed, freeze=("vision.siglip",), **METHODS[method]
-    )
+    how = {"steps": steps, **METHODS[method]}
+    return RecoverSpec(batch_size=32, lr=5e-4, warmup=20, seed=seed, freeze=("vision.siglip",), **how)
 
 
 def pruned(given: argparse.Namespace, keep: int) -> tuple[Any, Any, list[int]]:
@@ -105,6 +105,8 @@ def source_of(model: Any, demos: Any) -> Any:
 
 def steps_of(costs: dict[str, dict[str, float]], keep: int, method: str, steps: int) -> int:
     """As many as fit into the FLOPs of `steps` plain ones."""
+    if METHODS[method].get("steps") == 0:
+        return 0
     found = costs[str(keep)]
     healing = found["healing itself"] if METHODS[method].get("heal") else 0.0
     return max(1, round((steps * found["plain"] - healing) / found[method]))

@@ -42,6 +42,15 @@ def test_a_cut_lies_behind_the_last_block_that_writes(form: str) -> None:
     assert found == [(1, (2, 3), 4), (4, (5,), 6)]  # nothing writes in front of block 0
 
 
+def test_no_steps_and_healing_is_the_refit_alone(tmp_path: Path) -> None:
+    model = without((1, 2, 4))
+    report = recover(model, demos(), replace(SPEC, steps=0, heal=True), tmp_path, whole())
+    assert (report.steps, report.curve) == (0, ())
+    assert report.loss_before != report.loss_healed == report.loss_after
+    with pytest.raises(ValueError, match="`steps` is 0 and `heal` is false"):
+        replace(SPEC, steps=0)
+
+
 @pytest.mark.parametrize("form", ["stub", "compact"])
 def test_healing_brings_the_stream_behind_every_cut_nearer_to_the_teachers(form: str) -> None:
     model, given = without((1, 2, 4), form), batches(whole(), 24, 4)

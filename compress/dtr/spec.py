@@ -16,7 +16,7 @@ class RecoverSpec:
     """Settings of one recovery.
 
     Attributes:
-        steps: optimizer steps (of the whole policy, if `compute_matched`).
+        steps: optimizer steps (of the whole policy, if `compute_matched`); 0 with `heal` is the refit alone.
         batch_size: frames per step.
         lr: peak learning rate.
         method: `full` fine-tuning; `lora` on every linear layer, merged at the end.
@@ -43,7 +43,7 @@ class RecoverSpec:
             training (needs bf16); `keep` leaves both as they were loaded.
     """
 
-    steps: int = number(400, low=1)
+    steps: int = number(400, low=0)
     batch_size: int = number(16, low=1)
     lr: float = number(3e-4, above=0.0)
     method: Literal["full", "lora"] = "full"
@@ -83,6 +83,8 @@ class RecoverSpec:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.steps == 0 and not self.heal:
+            raise ValueError("`steps` is 0 and `heal` is false: nothing would be recovered; set heal to true, or steps")
         if self.param_dtype == "bfloat16" and not self.bf16:
             raise ValueError("`param_dtype` is bfloat16 and `bf16` is false: set bf16 to true, or param_dtype to keep")
         if self.method not in ("full", "lora"):
