@@ -82,9 +82,9 @@ class TrainSettings:
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.lr > 0.0 or not 0.0 <= self.ema < 1.0 or self.warmup < 0:
+        if self.steps < 0 or not self.lr > 0.0 or not 0.0 <= self.ema < 1.0 or self.warmup < 0:
             found = f"steps {self.steps}, lr {self.lr}, ema {self.ema}, warmup {self.warmup}"
-            raise TrainingError(f"{found}: expected >= 1, > 0, [0, 1), >= 0")
+            raise TrainingError(f"{found}: expected >= 0, > 0, [0, 1), >= 0")
         if self.schedule not in ("cosine", "constant"):
             raise TrainingError(f"schedule is {self.schedule!r}, expected one of: cosine, constant")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from compress.settings import check_ranges, number, to_plain
+from compress.settings import SettingsError, check_ranges, number, to_plain
 
 EXECUTION_FIELDS = ("parallel", "activation_checkpointing")  # how it is carried out; another value resumes the same run
 
@@ -84,7 +84,9 @@ class RecoverSpec:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.steps == 0 and not self.heal:
-            raise ValueError("`steps` is 0 and `heal` is false: nothing would be recovered; set heal to true, or steps")
+            raise SettingsError(
+                "`steps` is 0 and `heal` is false: nothing would be recovered; set heal to true, or steps"
+            )
         if self.param_dtype == "bfloat16" and not self.bf16:
             raise ValueError("`param_dtype` is bfloat16 and `bf16` is false: set bf16 to true, or param_dtype to keep")
         if self.method not in ("full", "lora"):
