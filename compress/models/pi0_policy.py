@@ -16,7 +16,7 @@ from transformers import PI0Config
 
 from compress.data.samples import Sample
 from compress.models import pi0_config
-from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
+from compress.models.base import Batch, BlockGroup, ExportStage, Surgery
 from compress.models.checkpoint import Checkpoint, fill, is_own, read_weights, restore, sizes_of_others
 from compress.models.flow import noise_and_time
 from compress.models.pi0_dead import dead_weights
@@ -24,7 +24,6 @@ from compress.models.pi0_files import open_published, require_fit
 from compress.models.pi0_graph import FlowNetwork, Sampler, read_prefix
 from compress.models.pi0_groups import groups, require_pairs
 from compress.models.policy_io import PolicyIo
-from compress.models.surgery import operate
 from runtime.contract.graph import ACTIONS, INPUT_NAMES
 
 Policy = TypeVar("Policy", bound="PiPolicy")
@@ -96,29 +95,6 @@ class PiPolicy(ABC):
     def record_hollow(self, paths: Sequence[str]) -> None:
         """Remember what was removed beside blocks."""
         self.hollow = (*self.hollow, *paths)
-
-    def compact_pairs(self, indices: Sequence[int]) -> None:
-        """Take whole pairs {language block, expert block} out of both lists, in place.
-
-        The outputs are those of a stub of both; what is left has the stock classes' own form, only shallower.
-
-        Args:
-            indices: original indices of blocks that are still in the lists.
-
-        Raises:
-            ModelError: an index is not there, or no pair would be left.
-        """
-        gone, record = set(indices), dict(self.surgery)
-        kept = record["language"].kept
-        if not gone <= set(kept) or len(gone) >= len(kept):
-            raise ModelError(f"{self.family}: cannot remove pairs {sorted(gone)}; the model keeps {list(kept)}")
-        for group in self.groups[:2]:
-            done = record[group.role]
-            rest = [tuple(i for i in found if i not in gone) for found in (
-                done.kept, done.without_attention, done.without_mlp)]  # fmt: skip
-            record[group.role] = Surgery(done.depth, *rest)
-            operate(self.module, group, done, record[group.role])
-        self.record_surgery(record)
 
     @property
     def dead_weights(self) -> Mapping[str, int]:

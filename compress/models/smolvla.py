@@ -2,12 +2,12 @@
 """SmolVLA as a `VlaModel` (its network is `smolvla_module`); reads LeRobot's checkpoints, writes its own.
 
 A language block and the expert block of the same index belong together: the expert reads that block's keys and values.
-Each stack takes stubs in any block; blocks leave the lists only as pairs (`compact_pairs`).
+Each stack takes stubs in any block; blocks leave the lists only as pairs (a plan for `language+action`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from compress.models.flow import noise_and_time, start_noise
 from compress.models.policy_io import PolicyIo
 from compress.models.smolvla_config import SmolVlaConfig
 from compress.models.smolvla_module import SmolVlaNetwork, SmolVlaSampler
-from compress.models.surgery import operate
 from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, PIXELS, STATE
 
 INPUTS = (PIXELS, INPUT_IDS, ATTENTION_MASK, STATE)
@@ -38,8 +37,11 @@ LANGUAGE = BlockGroup(
     after="vlm.text_model.norm",
     compact=False,
     shared_kv=True,
+    partner="action",
 )
-EXPERT = replace(LANGUAGE, role="action", blocks="expert.layers", after="expert.norm", shared_kv=False)
+EXPERT = replace(
+    LANGUAGE, role="action", blocks="expert.layers", after="expert.norm", shared_kv=False, partner="language"
+)
 VISION = BlockGroup(
     role="vision.siglip",
     blocks="vlm.vision_model.encoder.layers",
@@ -56,7 +58,6 @@ class SmolVla:
 
     family = "smolvla"
     head = "action_out_proj"
-    groups: tuple[BlockGroup, ...] = (LANGUAGE, EXPERT, VISION)
 
     def __init__(self, config: SmolVlaConfig, io: PolicyIo, seed: int = 0) -> None:
         """A whole policy with random weights drawn from `seed`.
@@ -80,6 +81,12 @@ class SmolVla:
         return self._network
 
     @property
+    def groups(self) -> tuple[BlockGroup, ...]:
+        """`language`, `action` and `vision.siglip`; pairs leave in runs that keep even and odd places apart."""
+        every = max(self.config.self_attention_every, 1)
+        return (replace(LANGUAGE, pair_unit=every), replace(EXPERT, pair_unit=every), VISION)
+
+    @property
     def surgery(self) -> Mapping[str, Surgery]:
         """What has been removed, by role."""
         return dict(self._surgery)
@@ -91,37 +98,6 @@ class SmolVla:
     def record_hollow(self, paths: Sequence[str]) -> None:
         """Remember submodules without weights; paths count blocks before any removal."""
         self.hollow += tuple(paths)
-
-    def compact_pairs(self, blocks: Iterable[int]) -> None:
-        """Take language block i and expert block i out of both lists, for every i of `blocks` (original indices).
-
-        With its partner stubbed or gone, neither has an effect; the result is that of both gates turned to 0.
-
-        Raises:
-            ModelError: a block has left already, none would be left, or a block that stays would change between the
-                even (joint) and the odd (cross-attending) places, by which LeRobot tells them apart; nothing is done.
-        """
-        gone = set(blocks)
-        done = {group.role: self._record(group) for group in (LANGUAGE, EXPERT)}
-        lost = sorted(b for b in gone if any(b not in record.kept for record in done.values()))
-        kept = [b for b in done["action"].kept if b not in gone]
-        if lost or not kept:
-            raise ModelError(f"pairs {lost or sorted(gone)} cannot leave: kept are {list(done['action'].kept)}")
-        every = max(self.config.self_attention_every, 1)
-        moved = [block for place, block in enumerate(kept) if (block - place) % every]
-        if moved:
-            raise ModelError(
-                f"without {sorted(gone)}, blocks {moved} would change their kind: pairs leave in runs of {every} "
-                "neighbours, or from the end; form `stub` takes any block"
-            )
-        for group in (LANGUAGE, EXPERT):
-            record = done[group.role]
-            attention, mlp = (
-                tuple(b for b in names if b in kept) for names in (record.without_attention, record.without_mlp)
-            )
-            wanted = Surgery(record.depth, tuple(kept), attention, mlp)
-            operate(self._network, group, record, wanted)
-            self._surgery[group.role] = wanted
 
     def _record(self, group: BlockGroup) -> Surgery:
         return self._surgery.get(group.role, Surgery.none(len(group.stack(self._network))))
@@ -209,7 +185,7 @@ class SmolVla:
             return model
         header = Checkpoint.load(folder, cls.family)
         model = cls(SmolVlaConfig.from_dict(header.config, str(folder)), header.io)
-        restore(model._network, cls.groups, header.surgery, header.hollow)
+        restore(model._network, model.groups, header.surgery, header.hollow)
         fill(model._network, read_weights(folder), folder)
         model.record_surgery(header.surgery)
         model.record_hollow(header.hollow)
