@@ -7,7 +7,7 @@ Each stack takes stubs in any block; blocks leave the lists only as pairs (a pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.data.samples import Sample
 from compress.models import smolvla_files
 from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
-from compress.models.checkpoint import Checkpoint, fill, is_own, read_weights, restore
+from compress.models.checkpoint import fill, is_own
 from compress.models.flow import noise_and_time, start_noise
 from compress.models.policy_io import PolicyIo
+from compress.models.saved_policy import SavedPolicy
 from compress.models.smolvla_config import SmolVlaConfig
 from compress.models.smolvla_module import SmolVlaNetwork, SmolVlaSampler
 from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, PIXELS, STATE
@@ -53,8 +53,8 @@ VISION = BlockGroup(
 )
 
 
-class SmolVla:
-    """The `VlaModel` of SmolVLA."""
+class SmolVla(SavedPolicy):
+    """The `VlaModel` of SmolVLA; LeRobot's class does not run beside this torch: no stock form is promised."""
 
     family = "smolvla"
     head = "action_out_proj"
@@ -66,14 +66,12 @@ class SmolVla:
             ModelError: the robot's conventions do not fit the architecture.
         """
         smolvla_files.check_fit(config, io, "configuration")
-        self.config, self.io = config, io
+        super().__init__(io)
+        self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = SmolVlaNetwork(config, io.observation.images[0].height)
         self._network.eval()
-        self._surgery: dict[str, Surgery] = {}
-        self.hollow: tuple[str, ...] = ()
-        self.unloaded: Mapping[str, int] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -85,19 +83,6 @@ class SmolVla:
         """`language`, `action` and `vision.siglip`; pairs leave in runs that keep even and odd places apart."""
         every = max(self.config.self_attention_every, 1)
         return (replace(LANGUAGE, pair_unit=every), replace(EXPERT, pair_unit=every), VISION)
-
-    @property
-    def surgery(self) -> Mapping[str, Surgery]:
-        """What has been removed, by role."""
-        return dict(self._surgery)
-
-    def record_surgery(self, surgery: Mapping[str, Surgery]) -> None:
-        """Remember what was removed."""
-        self._surgery |= surgery
-
-    def record_hollow(self, paths: Sequence[str]) -> None:
-        """Remember submodules without weights; paths count blocks before any removal."""
-        self.hollow += tuple(paths)
 
     def _record(self, group: BlockGroup) -> Surgery:
         return self._surgery.get(group.role, Surgery.none(len(group.stack(self._network))))
@@ -116,10 +101,6 @@ class SmolVla:
             for name, value in LANGUAGE.stack(self._network)[last].named_parameters()
             if not name.startswith(read)
         }
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples -> batch. Raises ModelError where they do not fit the specs."""
-        return self.io.collate(samples)
 
     def loss(self, batch: Batch, noise_seed: int = 0) -> Tensor:
         """Flow matching, (B,): squared error of the velocity over real steps and the robot's own dimensions."""
@@ -151,24 +132,8 @@ class SmolVla:
         """One graph, the sampler's steps unrolled."""
         return (ExportStage("policy", self._sampler(0), self.io.example_inputs(), ("actions",)),)
 
-    def specs(self) -> dict[str, Any]:
-        """Observation, action and prompt specs of the contract."""
-        return self.io.specs()
-
-    def side_files(self) -> Mapping[str, bytes]:
-        """`tokenizer.json` and `normalization.safetensors`."""
-        return self.io.side_files()
-
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint folder, atomically."""
-        self._checkpoint().save(folder, self._network)
-
-    def identity(self) -> str:
-        """sha256 over configuration, conventions and weights."""
-        return self._checkpoint().identity(self._network)
-
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.family, self.config.to_dict(), self._surgery, self.io, hollow=self.hollow)
+    def _architecture(self) -> dict[str, Any]:
+        return self.config.to_dict()
 
     @classmethod
     def load(cls, folder: Path) -> SmolVla:
@@ -183,17 +148,7 @@ class SmolVla:
             fill(model._network, found.weights, folder, smolvla_files.rename)
             model.unloaded = {n: w.numel() for n, w in found.weights.items() if smolvla_files.rename(n) is None}
             return model
-        header = Checkpoint.load(folder, cls.family)
-        model = cls(SmolVlaConfig.from_dict(header.config, str(folder)), header.io)
-        restore(model._network, model.groups, header.surgery, header.hollow)
-        fill(model._network, read_weights(folder), folder)
-        model.record_surgery(header.surgery)
-        model.record_hollow(header.hollow)
-        return model
-
-    def stock_config(self) -> dict[str, Any] | None:
-        """None: LeRobot's class does not run beside this Python and torch, so nothing is promised of it."""
-        return None
+        return cls._own(folder, lambda found: cls(SmolVlaConfig.from_dict(found.config, str(folder)), found.io))
 
     def lerobot_config(self) -> dict[str, Any] | None:
         """LeRobot's `config.json` for this network, not seen running there; None where it has no words for it.
