@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.data.samples import Sample
 from compress.models.base import Batch, BlockGroup, ModelError, Surgery
-from compress.models.checkpoint import Checkpoint, fill, read_weights, restore
+from compress.models.checkpoint import Checkpoint, fill, read_weights, require_saved, restore
 from compress.models.policy_io import PolicyIo
 
 Policy = TypeVar("Policy", bound="SavedPolicy")
@@ -104,12 +104,15 @@ class SavedPolicy(ABC):
             whole: header -> the policy before any removal, weights of no matter.
 
         Raises:
-            ModelError: a file is missing or damaged, or a tensor is absent, unknown or of another shape.
+            ModelError: a file is missing or damaged, a tensor is absent, unknown or of another shape, or these are not
+                the weights that were saved.
         """
         found = Checkpoint.load(folder, cls.family)
         model = whole(found)
         model._cut(found.surgery, found.hollow, found.side)
-        fill(model.module, read_weights(folder), folder)
+        weights = read_weights(folder)
+        fill(model.module, weights, folder)
+        require_saved(weights, found.weights, folder)
         return model
 
     def _cut(self, surgery: Mapping[str, Surgery], hollow: Sequence[str], side: Mapping[str, bytes]) -> None:
