@@ -14,6 +14,7 @@ gateprobe   mean over samples of |<dL/dh_i, h_i - h_{i-1}>|         actions
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -27,9 +28,9 @@ from torch import Tensor, nn
 from compress import gateprobe as gate_probe
 from compress.leave_one_out import leave_one_out
 from compress.models.base import Batch, VlaModel
-from compress.probing import Probe, find_group, require_finite, subject_of
+from compress.probing import Probe, find_group, find_groups, require_finite, subject_of
 from compress.residual_stream import per_sample, tapped
-from compress.scores import Progress, ScoreError, Scores, without_samples
+from compress.scores import Progress, ScoreError, Scores, summed, without_samples
 
 
 class Scorer(Protocol):
@@ -138,9 +139,24 @@ def gateprobe(
     return gate_probe.probe(model, batches, role, part, progress)
 
 
+def _in_pairs(single: Scorer) -> Scorer:
+    """The same metric, also for a role `A+B`: the sum of both stacks' scores."""
+
+    @functools.wraps(single)
+    def score(
+        model: VlaModel, batches: Iterable[Batch], role: str, part: str, seed: int = 0, progress: Progress | None = None
+    ) -> Scores:
+        groups = find_groups(model, role)
+        found = [single(model, batches, group.role, part, seed, progress) for group in groups]
+        return found[0] if len(found) == 1 else summed(found, groups[0].unit)
+
+    return score
+
+
 SCORERS: dict[str, Scorer] = {
-    "gateprobe": gateprobe, "uniform": uniform, "random": random, "magnitude": magnitude,
-    "cosine": cosine, "taylor": taylor, "fisher": fisher, "loo": loo,
+    "gateprobe": gateprobe, "uniform": _in_pairs(uniform), "random": _in_pairs(random),
+    "magnitude": _in_pairs(magnitude), "cosine": _in_pairs(cosine), "taylor": _in_pairs(taylor),
+    "fisher": _in_pairs(fisher), "loo": _in_pairs(loo),
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from compress.models.base import Batch, BlockGroup, ModelError, VlaModel
 from compress.plan import Costs
-from compress.probing import device_of, find_group, quiet, subject_of, surgery_of
+from compress.probing import device_of, find_groups, quiet, subject_of, surgery_of
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,32 @@ def measure(
     Args:
         model: left as it was.
         batch: one observation is enough; FLOPs are per sample.
-        role, part: the stack.
+        role, part: the stack, or `A+B` for pairs of blocks.
         timer: measures latencies.
         form: how whole blocks are to go, see `PlanSpec`; with a stub, norms and shared keys and values stay.
     """
-    group, subject = find_group(model, role), subject_of(model, role, part)
-    owned = [[p.numel() for w in writers for p in w.parameters()] for writers in _parts(model, group, part, form)]
-    timing = None if timer is None else timer(model, batch, group, part)
-    total, flops = count_flops(model, batch, group, part, form)
+    groups, subject = find_groups(model, role), subject_of(model, role, part)
+    owned = [
+        [
+            sum(p.numel() for writer in writers for p in writer.parameters())
+            for writers in _parts(model, group, part, form)
+        ]
+        for group in groups
+    ]
+    timings = [] if timer is None else [timer(model, batch, group, part) for group in groups]
+    counted = [count_flops(model, batch, group, part, form) for group in groups]
     return Costs(
         role=role,
         part=part,
         blocks=subject.blocks,
-        parameters=tuple(sum(sizes) for sizes in owned),
-        flops=flops,
+        parameters=tuple(map(sum, zip(*owned, strict=True))),
+        flops=tuple(map(sum, zip(*(inside for _, inside in counted), strict=True))),
         total_parameters=sum(p.numel() for p in model.module.parameters()),
-        total_flops=total,
+        total_flops=counted[0][0],
         model_identity=subject.model_identity,
-        latency_ms=() if timing is None else timing.part_ms,
-        total_latency_ms=None if timing is None else timing.total_ms,
-        device="" if timing is None else timing.device,
+        latency_ms=tuple(map(sum, zip(*(timing.part_ms for timing in timings), strict=True))),
+        total_latency_ms=timings[0].total_ms if timings else None,
+        device=timings[0].device if timings else "",
     )
 
 

@@ -24,6 +24,7 @@ from compress.dtr.spec import RecoverSpec
 from compress.models.registry import checkpoint_path
 from compress.plan_spec import PlanSpec
 from compress.recipe import Recipe
+from compress.scores import roles_of
 
 PASSES = {"gateprobe": 2, "cosine": 1, "taylor": 3, "fisher": 3}  # in forward passes; loo: half the depth
 BESIDE, ATTAINED = 1.125, 0.4  # memory beside what is counted; share of a big matmul's rate that training attains
@@ -75,8 +76,10 @@ def pruned(whole: Sizes, plans: tuple[PlanSpec, ...]) -> Sizes:
 
 
 def _of(stack: Stack, role: str) -> bool:
-    kind, _, tower = role.partition(".")
-    return stack.kind == kind and (not tower or tower[:4] in stack.name or "vis" in stack.name)
+    kinds = [name.partition(".")[::2] for name in roles_of(role)]
+    return any(
+        stack.kind == kind and (not tower or tower[:4] in stack.name or "vis" in stack.name) for kind, tower in kinds
+    )
 
 
 def activations(stack: Stack, training: bool, width: int) -> float:

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from compress.models.base import Batch, BlockGroup, VlaModel
-from compress.probing import Probe, find_group, require_finite, subject_of
+from compress.probing import Probe, find_group, find_groups, require_finite, subject_of
 from compress.residual_stream import Stream, per_sample, tapped
-from compress.scores import Progress, ScoreError, Scores, from_samples
+from compress.scores import Progress, ScoreError, Scores, from_samples, summed
 
 
 def probe(
@@ -42,7 +42,7 @@ def probe(
     Args:
         model: left as it was: same weights, same flags, no gradients, no hooks.
         batches: calibration batches with actions; batch k is given the loss noise of seed k.
-        role: the stack.
+        role: the stack, or `A+B` for pairs of blocks: then the sum of both stacks' scores, of the same passes.
         part: `block`, `attention` or `mlp`.
         progress: called with batches done, batches in all (0 if unknown) and a text.
 
@@ -53,7 +53,9 @@ def probe(
         ScoreError: NaN or infinity (the message names the samples), no samples, or samples that mix.
         ModelError: no such stack.
     """
-    return probe_together(model, batches, ((role, part),), progress)[0]
+    groups = find_groups(model, role)
+    found = probe_together(model, batches, [(group.role, part) for group in groups], progress)
+    return found[0] if len(found) == 1 else summed(found, groups[0].unit)
 
 
 def probe_together(

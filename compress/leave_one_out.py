@@ -36,12 +36,14 @@ def leave_one_out(
         batches: calibration batches.
         role, part: what is left out.
         progress: called with batches done, batches in all (0 if unknown) and a text.
-        cached: reuse what runs before the block; off, every block costs a whole forward pass.
+        cached: reuse what runs before the block; off, every block costs a whole forward pass. Always off where other
+            stacks read this one's keys and values: a block that is not run leaves none behind.
 
     Raises:
         ScoreError: a loss is NaN or infinite, or the cache does not reproduce the model.
     """
     group = find_group(model, role)
+    cached = cached and not group.shared_kv
 
     def measure(batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -104,7 +106,10 @@ def cached_losses(
 def silenced(group: BlockGroup, block: nn.Module, part: str) -> Iterator[None]:
     """While open, the block's writers (or one of them) write zero: the block is gone, exactly."""
     with ExitStack() as undo:
-        if part in ("block", "attention"):
+        if part in ("block", "attention") and group.shared_kv:  # keys and values stay, as they do in a stub
+            output = block.get_submodule(f"{group.attention}.o_proj")
+            undo.enter_context(_answering(output, lambda x: x.new_zeros(*x.shape[:-1], output.out_features)))
+        elif part in ("block", "attention"):
             undo.enter_context(_answering(getattr(block, group.attention), ZeroAttention().forward))
         if part in ("block", "mlp"):
             undo.enter_context(_answering(getattr(block, group.mlp), ZeroMlp().forward))

@@ -22,7 +22,8 @@ class PlanSpec:
     """How much leaves one stack; exactly one of the amounts is set.
 
     Attributes:
-        role, part: the stack, and what of a block goes.
+        role, part: the stack, and what of a block goes. `language+action` is for pairs: a block and the expert's block
+            of the same index leave together, and score the sum of both.
         form: how a whole block goes: `compact` (the list gets shorter), `stub` (its slot stays and writes zero; any
             subset is allowed), or `auto`: compact where the stack allows it.
         keep, drop: blocks.

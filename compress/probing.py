@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from compress.models.base import Batch, BlockGroup, ModelError, Surgery, VlaModel
 from compress.scale.share import own_batches
 from compress.scale.world import current
-from compress.scores import PARTS, Progress, Reduce, ScoreError, Scores, Subject, from_samples
+from compress.scores import JOIN, PARTS, Progress, Reduce, ScoreError, Scores, Subject, from_samples, roles_of
 
 Matrix = NDArray[np.float64]
 Measure = Callable[[Batch, int], "tuple[Tensor, Tensor | None]"]
@@ -101,6 +101,21 @@ def find_group(model: VlaModel, role: str) -> BlockGroup:
     raise ModelError(f"{model.family} has no stack {role!r}; it has: {', '.join(g.role for g in model.groups)}")
 
 
+def find_groups(model: VlaModel, role: str) -> tuple[BlockGroup, ...]:
+    """The group of that role; of `A+B` both, with the rules of blocks that leave their lists in pairs.
+
+    Raises:
+        ModelError: the model has no such stack, or no such pairs.
+    """
+    groups = tuple(find_group(model, name) for name in roles_of(role))
+    if len(groups) == 1:
+        return groups
+    if len(groups) > 2 or groups[0].partner != groups[1].role:
+        pairs = [f"{group.role}{JOIN}{group.partner}" for group in model.groups if group.partner]
+        raise ModelError(f"{model.family} has no pairs {role!r}; it has: {', '.join(pairs) or 'none'}")
+    return tuple(replace(group, compact=True, unit=group.pair_unit) for group in groups)
+
+
 def subject_of(model: VlaModel, role: str, part: str) -> Subject:
     """What a metric is about to score.
 
@@ -110,9 +125,9 @@ def subject_of(model: VlaModel, role: str, part: str) -> Subject:
     """
     if part not in PARTS:
         raise ScoreError(f"part is {part!r}, expected one of: {', '.join(PARTS)}")
-    group = find_group(model, role)
-    record = surgery_of(model, group)
-    return Subject(role, part, record.depth, record.kept, group.unit, tuple(sorted(group.pinned)), model.identity())
+    groups = find_groups(model, role)
+    record, pinned = surgery_of(model, groups[0]), {block for group in groups for block in group.pinned}
+    return Subject(role, part, record.depth, record.kept, groups[0].unit, tuple(sorted(pinned)), model.identity())
 
 
 def surgery_of(model: VlaModel, group: BlockGroup) -> Surgery:

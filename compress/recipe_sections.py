@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from compress.data.values import ValueMap
 from compress.models.registry import FAMILIES
 from compress.settings import SettingsError, check_ranges, number, to_plain
 
@@ -71,6 +72,8 @@ class DataSection:
         cameras: the policy's camera -> the data set's.
         state: the data set's vectors that are joined to the state, in order; `KEY[0:7]` takes a part.
         action: the vector that is the action, or several that are joined to it.
+        action_values: by the policy's name of an action dimension, two numbers of the data set and what they are to the
+            policy: `{gripper: {data: [-1, 1], policy: [1, 0]}}`. For signs, offsets and units that differ.
         image_size: pixels, one number or [height, width]: the policy's own. Unset leaves pictures as they are.
         rotate_180: turn every picture; unset is true for `libero_hdf5`, false otherwise.
         instruction_key: where the sentence stands; unset is the format's own place.
@@ -83,6 +86,7 @@ class DataSection:
     cameras: Mapping[str, str] = field(default_factory=dict)
     state: tuple[str, ...] | None = None
     action: str | tuple[str, ...] | None = None
+    action_values: Mapping[str, ValueMap] = field(default_factory=dict)
     image_size: int | tuple[int, ...] | None = None
     rotate_180: bool | None = None
     instruction_key: str | None = None
@@ -106,7 +110,8 @@ class DataSection:
     def mapped(self) -> bool:
         """Whether anything is said about keys or pictures; if not, LIBERO's own files are read as they are."""
         given = (self.state, self.action, self.image_size, self.rotate_180, self.instruction_key, self.instruction)
-        return self.format != "libero_hdf5" or bool(self.cameras) or any(value is not None for value in given)
+        some = bool(self.cameras or self.action_values)
+        return self.format != "libero_hdf5" or some or any(value is not None for value in given)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from compress import digests
 
 PARTS = ("block", "attention", "mlp")
+JOIN = "+"  # between the roles of two stacks whose blocks leave in pairs: `language+action`
 Progress = Callable[[int, int, str], None]
 Reduce = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -176,6 +177,42 @@ def without_samples(
     """Scores of a metric that reads no data."""
     ties = find_ties(subject.blocks, np.asarray(values), np.zeros(len(values)))
     return Scores(metric, subject, tuple(map(float, values)), ties=ties, wall_s=wall_s, extra=dict(extra or {}))
+
+
+def roles_of(role: str) -> tuple[str, ...]:
+    """The stacks that a role of a plan names: one, or the two of a pair."""
+    return tuple(role.split(JOIN))
+
+
+def summed(found: Sequence[Scores], unit: int) -> Scores:
+    """One value per pair: the sum over its stacks; `extra` keeps each stack's own values.
+
+    Args:
+        found: of one metric, part and model, over stacks that hold the same blocks.
+        unit: how many neighbouring pairs must leave together.
+
+    Raises:
+        ScoreError: the stacks hold different blocks.
+    """
+    first = found[0].subject
+    blocks = {item.subject.role: list(item.subject.blocks) for item in found}
+    if len({tuple(held) for held in blocks.values()}) > 1:
+        raise ScoreError(f"blocks cannot be scored in pairs, the stacks hold different ones: {blocks}")
+    subject = replace(
+        first, role=JOIN.join(blocks), unit=unit, pinned=tuple(sorted({b for s in found for b in s.subject.pinned}))
+    )
+
+    def total(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+        return tuple(map(sum, zip(*rows, strict=True))) if all(rows) else ()
+
+    values, noise = total([s.values for s in found]), total([s.noise for s in found])
+    per_half = tuple(total(half) for half in zip(*(s.per_half for s in found), strict=True))
+    splits = {s.stability.split for s in found if s.stability is not None}
+    agreement = Stability(*rank_agreement(*per_half), splits.pop()) if per_half and splits else None
+    ties = find_ties(first.blocks, np.asarray(values), np.asarray(noise or [0.0] * len(values)))
+    wall = max(s.wall_s for s in found)  # the stacks of one run report its whole time each
+    extra = {"of": {s.subject.role: {"values": list(s.values), **dict(s.extra)} for s in found}}
+    return Scores(found[0].metric, subject, values, per_half, agreement, noise, ties, found[0].sample_ids, wall, extra)
 
 
 def rank_agreement(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float | None]:

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from family_cases import samples_for
 
+from compress.dtr.drop import drop
 from compress.models.base import Batch, Surgery
 from compress.models.pi0_policy import PiPolicy
 from compress.models.surgery import operate
+from compress.plan import Plan
 
 
 def batch_of(model: PiPolicy, count: int = 3) -> Batch:
@@ -23,6 +25,14 @@ def stub(model: PiPolicy, role: str, attention: tuple[int, ...], mlp: tuple[int,
     wanted = Surgery(done.depth, done.kept, attention, mlp)
     operate(model.module, group, done, wanted)
     model.record_surgery({**model.surgery, role: wanted})
+
+
+def pairs(model: PiPolicy, dropped: Iterable[int]) -> None:
+    """Take pairs out of both lists, by a plan; `dropped` counts blocks of the whole network."""
+    gone = tuple(dropped)
+    depth, left = model.surgery["language"].depth, model.surgery["language"].kept
+    kept = tuple(i for i in left if i not in gone)
+    drop(model, Plan("language+action", "block", depth, kept, gone, "by hand", "", model.identity(), {"drop": 1}))
 
 
 def whole(model: PiPolicy) -> None:
@@ -45,7 +55,7 @@ def both_tails(model: PiPolicy) -> None:
 
 
 def a_pair(model: PiPolicy) -> None:
-    model.compact_pairs([3])
+    pairs(model, [3])
 
 
 CUTS: tuple[Callable[[PiPolicy], None], ...] = (whole, language_tail, expert_tail, both_tails, a_pair)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from family_pi0 import io, make, narrow, sampled, stock_chunk, tiny_config
-from pi_cuts import CUTS, batch_of, check_dead_weights, stub
+from pi_cuts import CUTS, batch_of, check_dead_weights, pairs, stub
 from pi_publisher import mean_std, openpi_names, upstream, write_openpi, write_robot
 from safetensors.torch import save_file
 from transformers import PI0ForConditionalGeneration
 
+from compress.dtr.drop import DropError
 from compress.models.base import ModelError, Surgery
 from compress.models.pi0 import Pi0Vla
 from compress.models.pi0_policy import PiPolicy
@@ -26,7 +27,7 @@ ELEVEN = (1, 3, 5, 7, 8, 9, 11, 13, 14, 15, 17)
 def test_a_pair_leaves_both_lists_as_if_both_slots_were_stubs() -> None:
     compact, stubbed = make(0), make(0)
     batch = batch_of(compact)
-    compact.compact_pairs([1])
+    pairs(compact, [1])
     stub(stubbed, "language", (1,), (1,))
     stub(stubbed, "action", (1,), (1,))
     assert [len(g.stack(compact.module)) for g in compact.groups] == [3, 3, 3]
@@ -35,23 +36,21 @@ def test_a_pair_leaves_both_lists_as_if_both_slots_were_stubs() -> None:
     assert compact.surgery["language"].kept == compact.surgery["action"].kept == (0, 2, 3)
 
 
-def test_pairs_are_counted_in_the_original_network_and_never_run_out() -> None:
+def test_pairs_are_counted_in_the_original_network() -> None:
     model = make(0)
     stub(model, "language", (2,), (2,))
-    model.compact_pairs([0])
-    model.compact_pairs([2])
+    pairs(model, [0])
+    pairs(model, [2])
     assert model.surgery["language"] == Surgery(4, (1, 3))
-    with pytest.raises(ModelError, match=r"pairs \[2\]; the model keeps \[1, 3\]"):
-        model.compact_pairs([2])
-    with pytest.raises(ModelError, match="cannot remove pairs"):
-        model.compact_pairs([1, 3])
+    with pytest.raises(DropError, match=r"drops \[2\]; the stack keeps \[1, 3\] of 4"):
+        pairs(model, [2])
 
 
 def test_one_half_of_a_pair_is_never_recorded(tmp_path: Path) -> None:
     model = make(0)
     with pytest.raises(ModelError, match="leave their lists in pairs"):
         model.record_surgery({"language": Surgery(4, (0, 1, 3))})
-    model.compact_pairs([1])
+    pairs(model, [1])
     model.save(tmp_path / "cut")
     header = tmp_path / "cut" / "dropgate.json"
     data = json.loads(header.read_text())
@@ -65,7 +64,7 @@ def test_eighteen_pairs_become_seven_that_the_stock_class_loads_bit_for_bit(tmp_
     """The whole road of a pruned pi0: ours, its own folder, the stock folder, and back into ours."""
     model = narrow(0)
     batch = batch_of(model)
-    model.compact_pairs(ELEVEN)
+    pairs(model, ELEVEN)
     config = model.stock_config()
     assert config is not None
     assert config["vlm_config"]["text_config"]["num_hidden_layers"] == config["dit_config"]["num_hidden_layers"] == 7
@@ -86,7 +85,7 @@ def test_a_stub_is_nothing_that_the_stock_class_can_say(tmp_path: Path) -> None:
     model = make(0)
     stub(model, "language", (1,), (1,))
     assert model.stock_config() is None
-    with pytest.raises(ModelError, match="compact_pairs"):
+    with pytest.raises(ModelError, match=r"plan pairs \(role `language\+action`\)"):
         model.save_stock(tmp_path / "stock")
     assert not (tmp_path / "stock").exists()
 

@@ -14,7 +14,7 @@ import torch
 from family_cases import samples_for, tiny_io
 from family_pi0 import HORIZON, tiny_config
 from family_pi05 import io, make, narrow
-from pi_cuts import CUTS, batch_of, check_dead_weights
+from pi_cuts import CUTS, batch_of, check_dead_weights, pairs
 from pi_publisher import (
     ACTION,
     STATE,
@@ -215,7 +215,7 @@ def test_dead_weights_are_those_without_gradient(cut: Callable[[PiPolicy], None]
 def test_pairs_leave_a_network_of_full_depth(tmp_path: Path) -> None:
     model = narrow(0)
     batch = batch_of(model)
-    model.compact_pairs(range(1, 18, 2))
+    pairs(model, range(1, 18, 2))
     model.save(tmp_path / "cut")
     again = Pi05Vla.load(tmp_path / "cut")
     assert torch.equal(again.chunk(batch), model.chunk(batch))

@@ -15,7 +15,8 @@ import torch
 from family_cases import samples_for, scramble, tiny_io
 from family_smolvla import DEPTH, TINY, make
 from safetensors.torch import load_file, save_file
-from test_family_conformance import gated, plan_of
+from test_family_conformance import plan_of
+from test_family_pairs import pair_plan
 from torch import Tensor, nn
 from transformers import AutoModel, DynamicCache, SmolVLMForConditionalGeneration, SmolVLMModel
 
@@ -28,7 +29,6 @@ from compress.models.smolvla import INPUTS, SmolVla
 from compress.models.smolvla_config import PUBLISHED_VLM, SmolVlaConfig, expert_config, published_vlm, vlm_config
 from compress.models.smolvla_files import LM_HEAD, TEXT_NORM, rename
 from compress.models.smolvla_module import SmolVlaNetwork
-from compress.probing import find_group
 from compress.trim import trim
 from runtime.contract.conventions import NormMethod
 from runtime.contract.normalization import Normalization, Normalizers
@@ -286,65 +286,21 @@ def test_full_size_is_the_published_450m() -> None:
 # --- pairs ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", [(0, 1), (1, 2), (2, 3), (3,)])
-@torch.no_grad()
-def test_compacted_pairs_are_both_gates_at_zero(run: tuple[int, ...], tmp_path: Path) -> None:
-    model = policy(1)
-    batch = model.collate(samples_for(model, 3))
-    gates = [gated(model, find_group(model, role), i, "block", 0.0) for role in ("language", "action") for i in run]
-    for gate in gates:
-        gate.__enter__()
-    wanted = model.loss(batch, 2), model.chunk(batch, 2)
-    for gate in gates:
-        gate.__exit__(None, None, None)
-    whole = model.loss(batch, 2)
-    model.compact_pairs(run)
-    torch.testing.assert_close(model.loss(batch, 2), wanted[0], **EXACT)
-    torch.testing.assert_close(model.chunk(batch, 2), wanted[1], rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(whole, wanted[0], rtol=1e-5)
-    kept = tuple(i for i in range(DEPTH) if i not in run)
-    assert model.surgery["language"] == model.surgery["action"] == Surgery(DEPTH, kept)
-    model.save(tmp_path / "pruned")
-    loaded = SmolVla.load(tmp_path / "pruned")
-    assert torch.equal(loaded.chunk(batch, 2), model.chunk(batch, 2))
-    assert loaded.identity() == model.identity()
-    assert loaded.surgery == model.surgery
-
-
 def test_compacted_pairs_are_stubs_of_both_without_their_slots() -> None:
     """Stubs first, then compaction of the same pairs: the answers stay, the last keys and values go."""
     model = policy(1)
     batch = model.collate(samples_for(model, 2))
-    drop(model, [plan_of(model, role, (1, 2), form="stub") for role in ("language", "action")])
+    drop(model, [plan_of(model, role, (0, 1), form="stub") for role in ("language", "action")])
     stubbed, size = model.chunk(batch), sum(p.numel() for p in model.module.parameters())
-    model.compact_pairs((1, 2))
+    drop(model, pair_plan(model, (0, 1)))
     torch.testing.assert_close(model.chunk(batch), stubbed, rtol=1e-5, atol=1e-5)
     assert sum(p.numel() for p in model.module.parameters()) < size
-    assert model.surgery["language"] == Surgery(DEPTH, (0, 3))
-
-
-@pytest.mark.parametrize(
-    ("gone", "message"),
-    [
-        ((0,), r"blocks \[1, 2, 3\] would change their kind: pairs leave in runs of 2"),
-        ((0, 2), "would change their kind"),
-        ((0, 1, 2, 3), "cannot leave"),
-        ((4,), "cannot leave"),
-    ],
-)
-def test_pairs_that_would_shift_parity_stay(gone: tuple[int, ...], message: str) -> None:
-    model = policy()
-    before = model.identity()
-    with pytest.raises(ModelError, match=message):
-        model.compact_pairs(gone)
-    assert model.identity() == before
+    assert model.surgery["language"] == Surgery(DEPTH, (2, 3))
 
 
 def test_a_compacted_model_is_probed_and_dropped_by_original_index() -> None:
     model = policy(1)
-    model.compact_pairs((0, 1))
-    with pytest.raises(ModelError, match="cannot leave"):
-        model.compact_pairs((1,))
+    drop(model, pair_plan(model, (0, 1)))
     batch = model.collate(samples_for(model, 2))
     scores = probe(model, [batch], "language")
     assert scores.subject.blocks == (2, 3)
@@ -606,7 +562,7 @@ def test_pairs_can_be_said_in_lerobots_words(published: Path, tmp_path: Path) ->
     """Its configuration counts the pairs; its names and shapes are read back by the reader of published folders."""
     model = SmolVla.load(published)
     batch = model.collate(samples_for(model, 2))
-    model.compact_pairs((0, 1))
+    drop(model, pair_plan(model, (0, 1)))
     config = model.lerobot_config()
     assert config is not None
     assert config["num_vlm_layers"] == 2

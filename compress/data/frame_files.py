@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from compress.data.contents import Contents
 from compress.data.faults import DemoFileError
 from compress.data.frames import chunk_of, split_of
-from compress.data.mapping import FrameMap
+from compress.data.mapping import FrameMap, as_policy
 from compress.data.pictures import fitted, turned
 from compress.data.reader import DemoReader, Rows
 from compress.data.samples import Sample
@@ -36,7 +36,10 @@ class _Numbers:
 class FrameFiles:
     """Frames of files; implements `compress.data.frames.FrameStore`."""
 
-    def __init__(self, reader: DemoReader, wanted: FrameMap, digest: str, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, reader: DemoReader, wanted: FrameMap, digest: str, cache_bytes: int = CACHE_BYTES,
+        action_names: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         """Open the data set and read all its numbers.
 
         Args:
@@ -44,6 +47,7 @@ class FrameFiles:
             wanted: which of its keys become what.
             digest: sha256 of data set and mapping.
             cache_bytes: how much memory decoded pictures may take; the least recently used leave first.
+            action_names: of the policy's dimensions; needed where `wanted` has `action_values`.
 
         Raises:
             MappingError: the mapping does not fit the data set.
@@ -51,7 +55,14 @@ class FrameFiles:
         """
         self.contents: Contents = reader.contents()
         rows, self._source = reader.open(wanted)
-        self._wanted, self._numbers, self._digest, self._room = wanted, _joined(rows), digest, cache_bytes
+        numbers, self._rest = _joined(rows), np.zeros(1, np.float32)
+        if wanted.action_values:
+            still = np.zeros_like(numbers.actions[:1])
+            numbers, self._rest = (
+                replace(numbers, actions=as_policy(numbers.actions, wanted.action_values, action_names)),
+                as_policy(still, wanted.action_values, action_names)[0],
+            )
+        self._wanted, self._numbers, self._digest, self._room = wanted, numbers, digest, cache_bytes
         self._where = tuple(item.where for item in rows)
         self._kept: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
         self._bytes = 0
@@ -98,7 +109,7 @@ class FrameFiles:
     def chunk(self, index: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
         """The next `horizon` actions, (T, A), and which lie past the episode's end, (T,)."""
         still = self._wanted.padding == "still"
-        return chunk_of(self._numbers.actions, self._numbers.episode, index, horizon, still)
+        return chunk_of(self._numbers.actions, self._numbers.episode, index, horizon, still, self._rest)
 
     def split(self, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Frame indices (training, held out), by whole episodes."""

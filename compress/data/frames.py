@@ -132,18 +132,19 @@ class FrameArrays:
 
 
 def chunk_of(
-    actions: np.ndarray, episode: np.ndarray, index: int, horizon: int, still: bool
+    actions: np.ndarray, episode: np.ndarray, index: int, horizon: int, still: bool, rest: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The chunk that starts at frame `index`, (T, A), and its padding mask, (T,).
 
-    Past the episode's end the last action is repeated; `still` then sets all but the last number (the gripper) to zero.
+    Past the episode's end the last action is repeated; `still` then sets all but the last number (the gripper) to those
+    of `rest`, (A,): zero motion.
     """
     last = int(np.searchsorted(episode, episode[index], side="right")) - 1
     wanted = np.arange(index, index + horizon)
     pad = wanted > last
     chunk = actions[np.minimum(wanted, last)].copy()
     if still:
-        chunk[pad, :-1] = 0.0
+        chunk[pad, :-1] = np.broadcast_to(rest, chunk.shape[1:])[:-1]
     return chunk, pad
 
 

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from compress.data.contents import Contents
 from compress.data.faults import DemoFileError, require_finite
+from compress.data.values import ValueMap
 
 _SLICE = re.compile(r"(?P<key>.+)\[(?P<start>\d+):(?P<stop>\d+)\]")
 
@@ -56,6 +57,7 @@ class FrameMap:
         instruction: one sentence for all episodes, instead.
         padding: what a chunk holds past its episode's end: `hold` the last action, or `still`: zero motion, the last
             number (the gripper) as it was. Either way it is marked in `Sample.pad` and carries no loss.
+        action_values: by the policy's name of an action dimension, how its numbers are to be read.
     """
 
     cameras: Mapping[str, str]
@@ -66,6 +68,14 @@ class FrameMap:
     instruction_key: str | None = None
     instruction: str | None = None
     padding: Literal["hold", "still"] = "hold"
+    action_values: Mapping[str, ValueMap] = field(default_factory=dict)
+
+    def to_plain(self) -> dict[str, Any]:
+        """What decides which numbers and pictures samples hold; for digests."""
+        plain = asdict(self)
+        if not self.action_values:
+            del plain["action_values"]  # digests stay those of mappings from before there were any
+        return plain
 
     def check(self, contents: Contents) -> None:
         """Every key exists and every slice lies inside its vector.
@@ -129,6 +139,35 @@ def joined(columns: tuple[Column, ...], steps: int, where: str, read: Callable[[
         require_finite(f"{where}/{column}", part)
         parts.append(part)
     return np.concatenate(parts, axis=1)
+
+
+def as_policy(actions: np.ndarray, values: Mapping[str, ValueMap], names: Sequence[str]) -> np.ndarray:
+    """Actions in the policy's convention, float32, a copy.
+
+    Args:
+        actions: (T, A) as the data set stores them.
+        values: by dimension.
+        names: of the policy's dimensions, in order.
+
+    Raises:
+        MappingError: `values` names no dimension, or the actions have another width.
+    """
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        there = ", ".join(names) or "no names"
+        raise MappingError(
+            f"`data.action_values` names {', '.join(unknown)}; the policy's action has {there}. "
+            "Next: write one of these"
+        )
+    if actions.shape[1] != len(names):
+        raise MappingError(
+            f"the demonstrations' action has {actions.shape[1]} numbers, the policy's has {len(names)}. "
+            "Next: name the vectors, or parts of them as KEY[START:STOP], in data.action"
+        )
+    found = actions.astype(np.float32, copy=True)
+    for name, how in values.items():
+        found[:, names.index(name)] = how.apply(actions[:, names.index(name)])
+    return found
 
 
 def _check_column(contents: Contents, section: str, column: Column) -> None:

@@ -2,7 +2,7 @@
 """Remove the blocks that a plan drops, from the live model and from its configuration.
 
 Compact where the stack allows it (the list gets shorter), otherwise a stub (the slot stays, its writers write zero);
-both give the very outputs of a gate turned to 0.
+both give the very outputs of a gate turned to 0. A plan for `A+B` takes the same blocks out of both stacks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from compress.models.base import BlockGroup, Surgery, VlaModel
 from compress.models.surgery import operate
 from compress.plan import Plan
-from compress.probing import find_group, surgery_of
+from compress.probing import find_group, find_groups, surgery_of
+from compress.scores import JOIN, roles_of
 
 
 class DropError(ValueError):
@@ -24,7 +25,7 @@ def drop(model: VlaModel, plans: Plan | Sequence[Plan]) -> None:
 
     Args:
         model: shortened, and its record of surgery extended.
-        plans: one per stack and part.
+        plans: one per stack (or pair of stacks) and part.
 
     Raises:
         DropError: a plan made for another model, or one that does not fit what is left of the stack.
@@ -38,10 +39,10 @@ def drop(model: VlaModel, plans: Plan | Sequence[Plan]) -> None:
                 f"the plan for {plan.role} was made for model {plan.model_identity[:12]}, this is {identity[:12]}: "
                 "probe and plan this model, or load the one that was planned"
             )
-        group = find_group(model, plan.role)
-        done = wanted.get(plan.role, surgery_of(model, group))
-        wanted[plan.role] = after(plan, group, done)
-    for role in {plan.role for plan in plans}:
+        for group in find_groups(model, plan.role):
+            done = wanted.get(group.role, surgery_of(model, group))
+            wanted[group.role] = after(plan, group, done)
+    for role in {role for plan in plans for role in roles_of(plan.role)}:
         group = find_group(model, role)
         operate(model.module, group, surgery_of(model, group), wanted[role])
     model.record_surgery(wanted)
@@ -76,8 +77,10 @@ def after(plan: Plan, group: BlockGroup, done: Surgery) -> Surgery:
 def _require_whole(plan: Plan, group: BlockGroup, done: Surgery) -> None:
     """What leaves the list leaves it in whole units, and nothing that is pinned."""
     if not group.compact:
+        pairs = f", or role `{group.role}{JOIN}{group.partner}`" if group.partner else ""
         raise DropError(
-            f"{plan.role}: other stacks read this one's slots, so its blocks cannot leave the list; use form `stub`"
+            f"{plan.role}: other stacks read this one's slots, so its blocks cannot leave the list; "
+            f"use form `stub`{pairs}"
         )
     pinned = sorted(set(plan.dropped) & group.pinned)
     units = {d // group.unit for d in plan.dropped}

@@ -40,6 +40,9 @@ class BlockGroup:
         compact: whether removed blocks may leave the list (indices are renumbered); otherwise they are stubbed.
         shared_kv: another stack attends to this one's keys and values, so K, V and the input norm of a removed block
             stay (arXiv 2606.27755, appendix B): only `q_proj` and `o_proj` leave its attention.
+        partner: the role of the stack whose block of the same index belongs to this one's; the two may leave both lists
+            together, which a plan says with the role `ROLE+PARTNER`.
+        pair_unit: how many neighbouring pairs must leave together.
     """
 
     role: str
@@ -53,6 +56,8 @@ class BlockGroup:
     pinned: frozenset[int] = frozenset()
     compact: bool = True
     shared_kv: bool = False
+    partner: str = ""
+    pair_unit: int = 1
 
     def stack(self, module: nn.Module) -> nn.ModuleList:
         """The block list of this group inside `module`."""
@@ -207,6 +212,10 @@ class VlaModel(Protocol):
 
     def stock_config(self) -> dict[str, Any] | None:
         """The configuration under which the family's stock class loads this very network; None: there is none."""
+        ...
+
+    def save_stock(self, folder: Path) -> None:
+        """Write a folder that the stock class loads, atomically; a ModelError where `stock_config` is None."""
         ...
 
     def identity(self) -> str:

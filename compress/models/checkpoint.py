@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ class Checkpoint:
         io: what goes in and comes out.
         side: other files, byte for byte, by name (`tokenizer.json`).
         hollow: dotted paths, in the whole module, of submodules that were removed because no action depends on them.
+        weights: sha256 of the weights that were saved with it; empty for a policy in memory, and in folders from before
+            there was one.
     """
 
     family: str
@@ -47,6 +50,7 @@ class Checkpoint:
     io: PolicyIo
     side: Mapping[str, bytes] = field(default_factory=dict)
     hollow: tuple[str, ...] = ()
+    weights: str = ""
 
     def save(self, folder: Path, module: nn.Module) -> None:
         """Write the folder atomically; tensors keep their dtypes.
@@ -57,7 +61,8 @@ class Checkpoint:
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
         require_finite(weights, folder)
         with folder_atomic(folder) as work:
-            (work / CONFIG).write_text(json.dumps(self._header(), indent=2, sort_keys=True) + "\n")
+            header = {**self._header(), "weights": digest_of(weights)}
+            (work / CONFIG).write_text(json.dumps(header, indent=2, sort_keys=True) + "\n")
             for name, data in {**self.side, **self.io.files()}.items():
                 (work / name).write_bytes(data)
             save_file(weights, work / WEIGHTS)
@@ -67,9 +72,7 @@ class Checkpoint:
         digest = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
         for name, data in sorted({**self.side, **self.io.files()}.items()):
             digest.update(name.encode() + b"\0" + data)
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(f"{name}\0{value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        _feed(digest, module.state_dict())
         return digest.hexdigest()
 
     def _header(self) -> dict[str, Any]:
@@ -98,10 +101,43 @@ class Checkpoint:
                 for role, r in header["surgery"].items()
             }
             config, names, hollowed = dict(header["config"]), list(header["side"]), tuple(header["hollow"])
+            weights = str(header.get("weights", ""))
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{folder / CONFIG} is not a checkpoint's header ({error}): {COPY}") from error
         side = {name: read_bytes(folder / name) for name in names}
-        return cls(family, config, surgery, PolicyIo.load(folder), side, hollowed)
+        return cls(family, config, surgery, PolicyIo.load(folder), side, hollowed, weights)
+
+
+def digest_of(weights: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes and bytes; blocks that change places change it."""
+    digest = hashlib.sha256()
+    _feed(digest, weights)
+    return digest.hexdigest()
+
+
+def _feed(digest: hashlib._Hash, weights: Mapping[str, Tensor]) -> None:
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name}\0{value.dtype}".encode())
+        digest.update(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+
+
+def require_saved(weights: Mapping[str, Tensor], promised: str, where: Path) -> None:
+    """The weights are those that were saved beside their header; where it promises none, a warning.
+
+    Raises:
+        ModelError: they are not: tensors of equal shape were changed or have changed places.
+    """
+    if not promised:
+        warnings.warn(
+            f"{where} says nothing of its weights (written by an older version): exchanged blocks would go unseen. "
+            "Next: compress convert, which writes it anew",
+            stacklevel=3,
+        )
+    elif digest_of(weights) != promised:
+        raise ModelError(
+            f"{where}: these are not the weights that were saved with this header (their sha256 is another): tensors "
+            f"were changed, or blocks have changed places; {COPY}"
+        )
 
 
 def is_own(folder: Path) -> bool:

@@ -8,7 +8,6 @@ cameras give: `<|im_start|>user`, a newline, per camera `<|vision_start|>`, `<|i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.data.samples import Sample
 from compress.models import groot_files
-from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
-from compress.models.checkpoint import Checkpoint, fill, is_own, read_weights, restore
+from compress.models.base import Batch, BlockGroup, ExportStage, ModelError
+from compress.models.checkpoint import fill, is_own
 from compress.models.flow import noise_and_time, start_noise
 from compress.models.groot_config import GrootConfig
 from compress.models.groot_module import GrootNetwork, GrootSampler
 from compress.models.policy_io import PolicyIo
+from compress.models.saved_policy import SavedPolicy
 from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, PIXELS, STATE
 from runtime.errors import ContractError, ObservationError
 from runtime.inference.tokenizer import PromptTokenizer
@@ -40,8 +39,8 @@ LANGUAGE = BlockGroup(
 )
 
 
-class GrootN17:
-    """The `VlaModel` of GR00T N1.7."""
+class GrootN17(SavedPolicy):
+    """The `VlaModel` of GR00T N1.7; NVIDIA's class cannot be installed beside this torch: no stock form is promised."""
 
     family = "groot_n17"
     head = "head.action_decoder"
@@ -53,14 +52,12 @@ class GrootN17:
             ModelError: the robot's conventions do not fit the architecture.
         """
         check_fit(config, io)
-        self.config, self.io = config, io
+        super().__init__(io)
+        self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = GrootNetwork(config, io.observation.images[0].height)
         self._network.eval()
-        self._surgery: dict[str, Surgery] = {}
-        self.hollow: tuple[str, ...] = ()
-        self.unloaded: Mapping[str, int] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -91,23 +88,6 @@ class GrootN17:
             pinned=frozenset(self.config.vlm.taps),
         )
         return LANGUAGE, action, vision
-
-    @property
-    def surgery(self) -> Mapping[str, Surgery]:
-        """What has been removed, by role."""
-        return dict(self._surgery)
-
-    def record_surgery(self, surgery: Mapping[str, Surgery]) -> None:
-        """Remember what was removed."""
-        self._surgery |= surgery
-
-    def record_hollow(self, paths: Sequence[str]) -> None:
-        """Remember submodules without weights; paths count blocks before any removal."""
-        self.hollow += tuple(paths)
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples -> batch. Raises ModelError where they do not fit the specs."""
-        return self.io.collate(samples)
 
     def loss(self, batch: Batch, noise_seed: int = 0) -> Tensor:
         """Flow matching, (B,): squared error of the velocity over real steps and the robot's own dimensions."""
@@ -142,24 +122,8 @@ class GrootN17:
         """One graph, the sampler's steps unrolled."""
         return (ExportStage("policy", self._sampler(0), self.io.example_inputs(), ("actions",)),)
 
-    def specs(self) -> dict[str, Any]:
-        """Observation, action and prompt specs of the contract."""
-        return self.io.specs()
-
-    def side_files(self) -> Mapping[str, bytes]:
-        """`tokenizer.json` and `normalization.safetensors`."""
-        return self.io.side_files()
-
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint folder, atomically."""
-        self._checkpoint().save(folder, self._network)
-
-    def identity(self) -> str:
-        """sha256 over configuration, conventions and weights."""
-        return self._checkpoint().identity(self._network)
-
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.family, self.config.to_dict(), self._surgery, self.io, hollow=self.hollow)
+    def _architecture(self) -> dict[str, Any]:
+        return self.config.to_dict()
 
     @classmethod
     def load(cls, folder: Path) -> GrootN17:
@@ -174,17 +138,7 @@ class GrootN17:
             fill(model._network, found.weights, folder)
             model.unloaded = found.unloaded
             return model
-        header = Checkpoint.load(folder, cls.family)
-        model = cls(GrootConfig.from_dict(header.config, str(folder)), header.io)
-        restore(model._network, model.groups, header.surgery, header.hollow)
-        fill(model._network, read_weights(folder), folder)
-        model.record_surgery(header.surgery)
-        model.record_hollow(header.hollow)
-        return model
-
-    def stock_config(self) -> dict[str, Any] | None:
-        """None: NVIDIA's class cannot be installed beside this torch and transformers, so nothing is promised of it."""
-        return None
+        return cls._own(folder, lambda found: cls(GrootConfig.from_dict(found.config, str(folder)), found.io))
 
 
 def check_fit(config: GrootConfig, io: PolicyIo) -> None:

@@ -7,22 +7,22 @@ writers of a block, so that a silenced block would not be a removed block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compress.data.samples import Sample
 from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
-from compress.models.checkpoint import Checkpoint, fill, is_own, read_weights, restore
+from compress.models.checkpoint import fill, is_own
 from compress.models.flow import TIME_BETA, TIME_OFFSET, TIME_SCALE, noise_and_time, start_noise
 from compress.models.openvla_oft_config import SIGLIP_MEAN, SIGLIP_STD, DiffusionShape, OpenVlaOftConfig
 from compress.models.openvla_oft_files import read_published
 from compress.models.openvla_oft_heads import add_noise
 from compress.models.openvla_oft_module import OpenVlaOftModule, Scene
 from compress.models.policy_io import PolicyIo
+from compress.models.saved_policy import SavedPolicy
 from runtime.contract.conventions import NormMethod
 from runtime.contract.graph import INPUT_NAMES
 from runtime.contract.spec import STATE_FIELD
@@ -58,38 +58,31 @@ SIGLIP = BlockGroup(
 )
 
 
-class OpenVlaOft:
-    """The `VlaModel` of the OpenVLA-OFT family, with the L1 or the diffusion head."""
+class OpenVlaOft(SavedPolicy):
+    """The `VlaModel` of the OpenVLA-OFT family, with the L1 or the diffusion head.
+
+    Upstream's class is code that lies in the checkpoint folder and has a fixed depth: there is no stock form.
+    """
 
     family = "openvla_oft"
     head = "head"
 
     def __init__(
-        self, config: OpenVlaOftConfig, io: PolicyIo, *, seed: int = 0, module: OpenVlaOftModule | None = None,
-        surgery: Mapping[str, Surgery] | None = None, side: Mapping[str, bytes] | None = None,
-        hollow: tuple[str, ...] = (),
-    ) -> None:  # fmt: skip
-        """A policy around `module`, or with random weights drawn from `seed`.
-
-        Args:
-            config: the architecture before any removal.
-            io: what goes in and comes out.
-            seed: of random weights.
-            module: already cut to `surgery` and `hollow`.
-            surgery: what was removed.
-            side: further files to keep.
-            hollow: submodules whose weights were removed because no action depends on them.
+        self, config: OpenVlaOftConfig, io: PolicyIo, *, seed: int = 0, module: OpenVlaOftModule | None = None
+    ) -> None:
+        """A whole policy around `module`, or with random weights drawn from `seed`.
 
         Raises:
             ModelError: `io` does not fit the architecture.
         """
         _require_fit(config, io)
+        super().__init__(io)
         if module is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 module = OpenVlaOftModule(config)
-        self._module, self.config, self.io = module.eval(), config, io
-        self._surgery, self._side, self.hollow = dict(surgery or {}), dict(side or {}), hollow
+        self._module, self.config = module.eval(), config
+        self.unloaded = dict(config.dead_weights)
         self._sync_depth()
 
     @property
@@ -109,34 +102,17 @@ class OpenVlaOft:
         return {**whole, **self._surgery}
 
     @property
-    def unloaded(self) -> Mapping[str, int]:
-        """Published name -> elements that were left out at loading because no action depends on them."""
-        return dict(self.config.dead_weights)
-
-    @property
     def dead_weights(self) -> Mapping[str, int]:
         """The same: what is dead is never loaded."""
         return self.unloaded
 
-    def record_hollow(self, paths: Iterable[str]) -> None:
-        """Keep the record of submodules without weights; paths count blocks before any removal."""
-        self.hollow += tuple(paths)
-
     def record_surgery(self, surgery: Mapping[str, Surgery]) -> None:
         """Keep the record of what was removed; the network already is."""
-        self._surgery |= surgery
+        super().record_surgery(surgery)
         self._sync_depth()
 
     def _sync_depth(self) -> None:
         self._module.language.config.num_hidden_layers = len(self._module.language.layers)
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples -> batch.
-
-        Raises:
-            ModelError: a sample does not fit the specs.
-        """
-        return self.io.collate(samples)
 
     def predict(self, batch: Batch) -> Tensor:
         """Normalised chunk (B, H, A), differentiable."""
@@ -185,20 +161,8 @@ class OpenVlaOft:
         """One graph: parallel decoding needs no loop, and the diffusion sampler is unrolled."""
         return (ExportStage("policy", self._module, self.io.example_inputs(), ("actions",)),)
 
-    def specs(self) -> dict[str, Any]:
-        """Observation, action and prompt specs of the contract."""
-        return self.io.specs()
-
-    def side_files(self) -> Mapping[str, bytes]:
-        """`tokenizer.json` and `normalization.safetensors`."""
-        return self.io.side_files()
-
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.family, self.config.to_dict(), self._surgery, self.io, self._side, self.hollow)
-
-    def save(self, folder: Path) -> None:
-        """Write DropGate's own folder, atomically; tensors keep their dtypes. Raises ModelError."""
-        self._checkpoint().save(folder, self._module)
+    def _architecture(self) -> dict[str, Any]:
+        return self.config.to_dict()
 
     @classmethod
     def load(
@@ -216,29 +180,22 @@ class OpenVlaOft:
         Raises:
             ModelError: a file is missing or damaged, or something does not fit; it is named.
         """
-        weights: Mapping[str, Tensor]
         if is_own(folder):
-            found = Checkpoint.load(folder, cls.family)
-            config, weights = OpenVlaOftConfig.from_dict(found.config, str(folder)), read_weights(folder)
+            made = cls._own(folder, lambda x: cls._empty(OpenVlaOftConfig.from_dict(x.config, str(folder)), x.io))
         else:
-            published = read_published(folder, statistics_key, base, diffusion or DiffusionShape())
-            config, weights = published.config, published.weights
-            found = Checkpoint(cls.family, config.to_dict(), published.surgery, published.io, published.side)
-        _require_fit(config, found.io)
+            found = read_published(folder, statistics_key, base, diffusion or DiffusionShape())
+            made = cls._empty(found.config, found.io)
+            made._cut(found.surgery, (), found.side)
+            fill(made.module, found.weights, folder)
+        made._module.settle()
+        return made
+
+    @classmethod
+    def _empty(cls, config: OpenVlaOftConfig, io: PolicyIo) -> OpenVlaOft:
+        """A whole policy without memory for its weights."""
         with torch.device("meta"):
             module = OpenVlaOftModule(config)
-        restore(module, groups_of(config), found.surgery, found.hollow)
-        fill(module, weights, folder)
-        module.settle()
-        return cls(config, found.io, module=module, surgery=found.surgery, side=found.side, hollow=found.hollow)
-
-    def identity(self) -> str:
-        """sha256 over configuration, conventions, side files and weights."""
-        return self._checkpoint().identity(self._module)
-
-    def stock_config(self) -> dict[str, Any] | None:
-        """None: upstream's class is code that lies in the checkpoint folder and has a fixed depth."""
-        return None
+        return cls(config, io, module=module)
 
 
 def groups_of(config: OpenVlaOftConfig) -> tuple[BlockGroup, ...]:

@@ -77,22 +77,29 @@ class Pi0Vla(PiPolicy):
         return placed
 
     def stock_config(self) -> dict[str, Any] | None:
-        """The configuration under which transformers loads this network; None while any slot is a stub."""
+        """The configuration under which transformers loads this network; None while a slot that matters is a stub.
+
+        Weights that left because no action depends on them are no obstacle: `save_stock` puts zeros in their place.
+        """
         surgery = self.surgery
-        if self.hollow or any(record.without_attention or record.without_mlp for record in surgery.values()):
-            return None
+        unread = {surgery["language"].kept[-1]}  # its writers reach nothing
+        for role, record in surgery.items():
+            if {*record.without_attention, *record.without_mlp} - (unread if role == "language" else set()):
+                return None
         config = pi0_config.plain(self.config)
         for role, names in pi0_config.DEPTHS.items():
             inner = config
             for name in names[:-1]:
                 inner = inner[name]
             inner[names[-1]] = len(surgery[role].kept)
-        kinds = {value.dtype for value in self.module.state_dict().values()}
-        widest = kinds.pop() if len(kinds) == 1 else torch.float32
         return {
             **config, "model_type": "pi0", "architectures": ["PI0ForConditionalGeneration"],
-            "dtype": str(widest).removeprefix("torch."),
+            "dtype": str(self._widest()).removeprefix("torch."),
         }  # fmt: skip
+
+    def _widest(self) -> torch.dtype:
+        kinds = {value.dtype for value in self.module.state_dict().values()}
+        return kinds.pop() if len(kinds) == 1 else torch.float32
 
     def save_stock(self, folder: Path) -> None:
         """Write a folder that `PI0ForConditionalGeneration.from_pretrained` loads, atomically.
@@ -103,12 +110,20 @@ class Pi0Vla(PiPolicy):
         config = self.stock_config()
         if config is None:
             raise ModelError(
-                "pi0: stubbed slots cannot be written for the stock class: remove pairs with `compact_pairs`, and "
+                "pi0: stubbed slots cannot be written for the stock class: plan pairs (role `language+action`), and "
                 "vision blocks in form `compact`"
             )
         require_finite(self.module.state_dict(), folder)
+        with torch.device("meta"):
+            stock = PI0ForConditionalGeneration(pi0_config.read(config, "stock form"))
+        held = self.module.state_dict()
+        empty = {
+            name: torch.zeros(slot.shape, dtype=self._widest())
+            for name, slot in stock.state_dict().items() if name not in held
+        }  # fmt: skip
+        stock.load_state_dict({**held, **empty}, strict=True, assign=True)
         with folder_atomic(folder) as work:
-            cast(PI0ForConditionalGeneration, self.module).save_pretrained(work)
+            stock.save_pretrained(work)
             (work / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -2,7 +2,7 @@
 """The prunable stacks of pi0 and pi0.5, and which of their blocks must go together.
 
 The expert reads the language stack's keys and values block by block, so neither list gets shorter alone
-(`PiPolicy.compact_pairs` takes both); a removed language block goes on giving keys and values.
+(a plan for `language+action` takes both); a removed language block goes on giving keys and values.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def groups(vlm: str, expert: str) -> tuple[BlockGroup, ...]:
         mid_norm="layer_norm2",
         after=f"{tower}.post_layernorm",
     )
-    return (_gemma("language", f"{vlm}.language_model", shared_kv=True), _gemma("action", expert), siglip)
+    language = _gemma("language", f"{vlm}.language_model", "action", shared_kv=True)
+    return (language, _gemma("action", expert, "language"), siglip)
 
 
-def _gemma(role: str, stack: str, shared_kv: bool = False) -> BlockGroup:
+def _gemma(role: str, stack: str, partner: str, shared_kv: bool = False) -> BlockGroup:
     return BlockGroup(
         role=role,
         blocks=f"{stack}.layers",
@@ -40,6 +41,7 @@ def _gemma(role: str, stack: str, shared_kv: bool = False) -> BlockGroup:
         after=f"{stack}.norm",
         compact=False,
         shared_kv=shared_kv,
+        partner=partner,
     )
 
 

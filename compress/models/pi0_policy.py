@@ -4,36 +4,34 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PI0Config
 
-from compress.data.samples import Sample
 from compress.models import pi0_config
-from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
-from compress.models.checkpoint import Checkpoint, fill, is_own, read_weights, restore, sizes_of_others
+from compress.models.base import Batch, BlockGroup, ExportStage, Surgery
+from compress.models.checkpoint import fill, is_own, sizes_of_others
 from compress.models.flow import noise_and_time
 from compress.models.pi0_dead import dead_weights
 from compress.models.pi0_files import open_published, require_fit
 from compress.models.pi0_graph import FlowNetwork, Sampler, read_prefix
 from compress.models.pi0_groups import groups, require_pairs
 from compress.models.policy_io import PolicyIo
-from compress.models.surgery import operate
+from compress.models.saved_policy import SavedPolicy
 from runtime.contract.graph import ACTIONS, INPUT_NAMES
 
 Policy = TypeVar("Policy", bound="PiPolicy")
 
 
-class PiPolicy(ABC):
+class PiPolicy(SavedPolicy):
     """A flow-matching `VlaModel` on PaliGemma with an action expert."""
 
-    family: ClassVar[str]
     head: ClassVar[str]
     vlm: ClassVar[str]
     expert: ClassVar[str]
@@ -46,23 +44,17 @@ class PiPolicy(ABC):
             ModelError: the robot's side does not fit the network.
         """
         require_fit(config, io, self.family)
-        self.config, self.io = config, io
-        self._surgery: dict[str, Surgery] = {}
-        self.hollow: tuple[str, ...] = ()
-        self.unloaded: Mapping[str, int] = {}
+        super().__init__(io)
+        self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network: FlowNetwork = self._build(copy.deepcopy(config))
+        self._surgery = {g.role: Surgery.none(pi0_config.depth(config, g.role)) for g in self.groups}
         self.module.eval()
 
     @abstractmethod
     def _build(self, config: PI0Config) -> FlowNetwork:
         """The whole network; `config` is its own."""
-
-    @property
-    @abstractmethod
-    def module(self) -> nn.Module:
-        """All parameters."""
 
     @abstractmethod
     def _place(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,14 +65,6 @@ class PiPolicy(ABC):
         """`language`, `action` and `vision.siglip`; see `pi0_groups`."""
         return groups(self.vlm, self.expert)
 
-    @property
-    def surgery(self) -> Mapping[str, Surgery]:
-        """What has been removed, by role."""
-        return {
-            group.role: self._surgery.get(group.role, Surgery.none(pi0_config.depth(self.config, group.role)))
-            for group in self.groups
-        }
-
     def record_surgery(self, surgery: Mapping[str, Surgery]) -> None:
         """Keep the record and the depths of the live stacks.
 
@@ -88,46 +72,15 @@ class PiPolicy(ABC):
             ModelError: the language stack and the expert kept different blocks.
         """
         require_pairs(surgery)
-        self._surgery = dict(surgery)
+        super().record_surgery(surgery)
         for group in self.groups:
             owner: Any = self.module.get_submodule(group.blocks.rpartition(".")[0])
             owner.config.num_hidden_layers = len(self.surgery[group.role].kept)
-
-    def record_hollow(self, paths: Sequence[str]) -> None:
-        """Remember what was removed beside blocks."""
-        self.hollow = (*self.hollow, *paths)
-
-    def compact_pairs(self, indices: Sequence[int]) -> None:
-        """Take whole pairs {language block, expert block} out of both lists, in place.
-
-        The outputs are those of a stub of both; what is left has the stock classes' own form, only shallower.
-
-        Args:
-            indices: original indices of blocks that are still in the lists.
-
-        Raises:
-            ModelError: an index is not there, or no pair would be left.
-        """
-        gone, record = set(indices), dict(self.surgery)
-        kept = record["language"].kept
-        if not gone <= set(kept) or len(gone) >= len(kept):
-            raise ModelError(f"{self.family}: cannot remove pairs {sorted(gone)}; the model keeps {list(kept)}")
-        for group in self.groups[:2]:
-            done = record[group.role]
-            rest = [tuple(i for i in found if i not in gone) for found in (
-                done.kept, done.without_attention, done.without_mlp)]  # fmt: skip
-            record[group.role] = Surgery(done.depth, *rest)
-            operate(self.module, group, done, record[group.role])
-        self.record_surgery(record)
 
     @property
     def dead_weights(self) -> Mapping[str, int]:
         """State-dict name -> elements of the tensors that cannot reach the actions; see `pi0_dead`."""
         return dead_weights(self.module, {group.role: group for group in self.groups}, self.unused)
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples -> batch. Raises ModelError where a sample does not fit the specs."""
-        return self.io.collate(samples)
 
     def loss(self, batch: Batch, noise_seed: int = 0) -> Tensor:
         """Squared velocity error per sample, over real steps and all (also padded) action dimensions, (B,)."""
@@ -154,28 +107,8 @@ class PiPolicy(ABC):
         """One graph: the prefix once, then every Euler step."""
         return (ExportStage("policy", self._sampler(0).eval(), self.io.example_inputs(), (ACTIONS,)),)
 
-    def specs(self) -> dict[str, Any]:
-        """Observation, action and prompt specs."""
-        return self.io.specs()
-
-    def side_files(self) -> Mapping[str, bytes]:
-        """Tokenizer and normalisation."""
-        return self.io.side_files()
-
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.family, pi0_config.plain(self.config), self.surgery, self.io, hollow=self.hollow)
-
-    def save(self, folder: Path) -> None:
-        """Write DropGate's own checkpoint folder, atomically. Raises ModelError if a weight is not finite."""
-        self._checkpoint().save(folder, self.module)
-
-    def identity(self) -> str:
-        """sha256 over configuration, conventions and weights."""
-        return self._checkpoint().identity(self.module)
-
-    def stock_config(self) -> dict[str, Any] | None:
-        """None: no stock class has a depth field."""
-        return None
+    def _architecture(self) -> dict[str, Any]:
+        return pi0_config.plain(self.config)
 
     @classmethod
     def load(cls: type[Policy], folder: Path) -> Policy:
@@ -188,14 +121,7 @@ class PiPolicy(ABC):
             model, placed = cls.published(folder)
             fill(model.module, placed, folder)
             return model
-        checkpoint = Checkpoint.load(folder, cls.family)
-        model = cls._empty(pi0_config.read(checkpoint.config, str(folder)), checkpoint.io)
-        require_pairs(checkpoint.surgery)
-        restore(model.module, model.groups, checkpoint.surgery, checkpoint.hollow)
-        model.hollow = checkpoint.hollow
-        fill(model.module, read_weights(folder), folder)
-        model.record_surgery(checkpoint.surgery)
-        return model
+        return cls._own(folder, lambda found: cls._empty(pi0_config.read(found.config, str(folder)), found.io))
 
     @classmethod
     def published(

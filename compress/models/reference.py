@@ -224,6 +224,10 @@ class ReferenceVla:
         """None: this network is defined here."""
         return None
 
+    def save_stock(self, folder: Path) -> None:
+        """Refused: there is no stock class. Raises ModelError."""
+        raise ModelError(f"{folder}: the reference policy has no stock class; use save()")
+
     @classmethod
     def load(cls, folder: Path) -> ReferenceVla:
         """Read a checkpoint folder; strict: every tensor must fit.

@@ -15,6 +15,7 @@ from torch import nn
 
 from compress.atomic import folder_atomic
 from compress.models.base import ModelError
+from compress.models.checkpoint import digest_of, require_saved
 from compress.models.reference_config import ReferenceConfig
 from runtime.contract.conventions import NormMethod
 from runtime.contract.normalization import Normalizers
@@ -40,7 +41,7 @@ def save(model: ReferenceVla, folder: Path, half: bool) -> None:
     if bad:
         raise ModelError(f"not saved: {bad[0]} (and {len(bad) - 1} more) holds NaN or infinity as {kind}")
     with folder_atomic(folder) as work:
-        header = {"family": model.family, **model.config.to_dict()}
+        header = {"family": model.family, **model.config.to_dict(), "weights": digest_of(weights)}
         (work / CONFIG).write_text(json.dumps(header, indent=2, sort_keys=True) + "\n")
         (work / NORMALIZATION).write_bytes(model.normalizers.to_bytes())
         (work / TOKENIZER).write_bytes(model.tokenizer_json)
@@ -55,7 +56,9 @@ def load(kind: type[ReferenceVla], folder: Path) -> ReferenceVla:
             f"{folder}: {', '.join(missing)} missing; a reference checkpoint has {CONFIG}, {WEIGHTS}, "
             f"{NORMALIZATION}, {TOKENIZER}"
         )
-    config = ReferenceConfig.from_dict(_header(folder / CONFIG, kind.family))
+    header = _header(folder / CONFIG, kind.family)
+    promised = str(header.pop("weights", ""))
+    config = ReferenceConfig.from_dict(header)
     try:
         normalizers = Normalizers.from_bytes(
             (folder / NORMALIZATION).read_bytes(), METHOD, METHOD, str(folder / NORMALIZATION)
@@ -63,7 +66,9 @@ def load(kind: type[ReferenceVla], folder: Path) -> ReferenceVla:
     except ContractError as error:
         raise ModelError(str(error)) from error
     model = kind(config, normalizers, (folder / TOKENIZER).read_bytes())
-    _fill(model.module, _weights(folder / WEIGHTS), folder / WEIGHTS)
+    weights = _weights(folder / WEIGHTS)
+    _fill(model.module, weights, folder / WEIGHTS)
+    require_saved(weights, promised, folder)
     model.module.eval()
     return model
 

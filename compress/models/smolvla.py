@@ -2,12 +2,12 @@
 """SmolVLA as a `VlaModel` (its network is `smolvla_module`); reads LeRobot's checkpoints, writes its own.
 
 A language block and the expert block of the same index belong together: the expert reads that block's keys and values.
-Each stack takes stubs in any block; blocks leave the lists only as pairs (`compact_pairs`).
+Each stack takes stubs in any block; blocks leave the lists only as pairs (a plan for `language+action`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.data.samples import Sample
 from compress.models import smolvla_files
 from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
-from compress.models.checkpoint import Checkpoint, fill, is_own, read_weights, restore
+from compress.models.checkpoint import fill, is_own
 from compress.models.flow import noise_and_time, start_noise
 from compress.models.policy_io import PolicyIo
+from compress.models.saved_policy import SavedPolicy
 from compress.models.smolvla_config import SmolVlaConfig
 from compress.models.smolvla_module import SmolVlaNetwork, SmolVlaSampler
-from compress.models.surgery import operate
 from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, PIXELS, STATE
 
 INPUTS = (PIXELS, INPUT_IDS, ATTENTION_MASK, STATE)
@@ -38,8 +37,11 @@ LANGUAGE = BlockGroup(
     after="vlm.text_model.norm",
     compact=False,
     shared_kv=True,
+    partner="action",
 )
-EXPERT = replace(LANGUAGE, role="action", blocks="expert.layers", after="expert.norm", shared_kv=False)
+EXPERT = replace(
+    LANGUAGE, role="action", blocks="expert.layers", after="expert.norm", shared_kv=False, partner="language"
+)
 VISION = BlockGroup(
     role="vision.siglip",
     blocks="vlm.vision_model.encoder.layers",
@@ -51,12 +53,11 @@ VISION = BlockGroup(
 )
 
 
-class SmolVla:
-    """The `VlaModel` of SmolVLA."""
+class SmolVla(SavedPolicy):
+    """The `VlaModel` of SmolVLA; LeRobot's class does not run beside this torch: no stock form is promised."""
 
     family = "smolvla"
     head = "action_out_proj"
-    groups: tuple[BlockGroup, ...] = (LANGUAGE, EXPERT, VISION)
 
     def __init__(self, config: SmolVlaConfig, io: PolicyIo, seed: int = 0) -> None:
         """A whole policy with random weights drawn from `seed`.
@@ -65,14 +66,12 @@ class SmolVla:
             ModelError: the robot's conventions do not fit the architecture.
         """
         smolvla_files.check_fit(config, io, "configuration")
-        self.config, self.io = config, io
+        super().__init__(io)
+        self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = SmolVlaNetwork(config, io.observation.images[0].height)
         self._network.eval()
-        self._surgery: dict[str, Surgery] = {}
-        self.hollow: tuple[str, ...] = ()
-        self.unloaded: Mapping[str, int] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -80,48 +79,10 @@ class SmolVla:
         return self._network
 
     @property
-    def surgery(self) -> Mapping[str, Surgery]:
-        """What has been removed, by role."""
-        return dict(self._surgery)
-
-    def record_surgery(self, surgery: Mapping[str, Surgery]) -> None:
-        """Remember what was removed."""
-        self._surgery |= surgery
-
-    def record_hollow(self, paths: Sequence[str]) -> None:
-        """Remember submodules without weights; paths count blocks before any removal."""
-        self.hollow += tuple(paths)
-
-    def compact_pairs(self, blocks: Iterable[int]) -> None:
-        """Take language block i and expert block i out of both lists, for every i of `blocks` (original indices).
-
-        With its partner stubbed or gone, neither has an effect; the result is that of both gates turned to 0.
-
-        Raises:
-            ModelError: a block has left already, none would be left, or a block that stays would change between the
-                even (joint) and the odd (cross-attending) places, by which LeRobot tells them apart; nothing is done.
-        """
-        gone = set(blocks)
-        done = {group.role: self._record(group) for group in (LANGUAGE, EXPERT)}
-        lost = sorted(b for b in gone if any(b not in record.kept for record in done.values()))
-        kept = [b for b in done["action"].kept if b not in gone]
-        if lost or not kept:
-            raise ModelError(f"pairs {lost or sorted(gone)} cannot leave: kept are {list(done['action'].kept)}")
+    def groups(self) -> tuple[BlockGroup, ...]:
+        """`language`, `action` and `vision.siglip`; pairs leave in runs that keep even and odd places apart."""
         every = max(self.config.self_attention_every, 1)
-        moved = [block for place, block in enumerate(kept) if (block - place) % every]
-        if moved:
-            raise ModelError(
-                f"without {sorted(gone)}, blocks {moved} would change their kind: pairs leave in runs of {every} "
-                "neighbours, or from the end; form `stub` takes any block"
-            )
-        for group in (LANGUAGE, EXPERT):
-            record = done[group.role]
-            attention, mlp = (
-                tuple(b for b in names if b in kept) for names in (record.without_attention, record.without_mlp)
-            )
-            wanted = Surgery(record.depth, tuple(kept), attention, mlp)
-            operate(self._network, group, record, wanted)
-            self._surgery[group.role] = wanted
+        return (replace(LANGUAGE, pair_unit=every), replace(EXPERT, pair_unit=every), VISION)
 
     def _record(self, group: BlockGroup) -> Surgery:
         return self._surgery.get(group.role, Surgery.none(len(group.stack(self._network))))
@@ -140,10 +101,6 @@ class SmolVla:
             for name, value in LANGUAGE.stack(self._network)[last].named_parameters()
             if not name.startswith(read)
         }
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples -> batch. Raises ModelError where they do not fit the specs."""
-        return self.io.collate(samples)
 
     def loss(self, batch: Batch, noise_seed: int = 0) -> Tensor:
         """Flow matching, (B,): squared error of the velocity over real steps and the robot's own dimensions."""
@@ -175,24 +132,8 @@ class SmolVla:
         """One graph, the sampler's steps unrolled."""
         return (ExportStage("policy", self._sampler(0), self.io.example_inputs(), ("actions",)),)
 
-    def specs(self) -> dict[str, Any]:
-        """Observation, action and prompt specs of the contract."""
-        return self.io.specs()
-
-    def side_files(self) -> Mapping[str, bytes]:
-        """`tokenizer.json` and `normalization.safetensors`."""
-        return self.io.side_files()
-
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint folder, atomically."""
-        self._checkpoint().save(folder, self._network)
-
-    def identity(self) -> str:
-        """sha256 over configuration, conventions and weights."""
-        return self._checkpoint().identity(self._network)
-
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.family, self.config.to_dict(), self._surgery, self.io, hollow=self.hollow)
+    def _architecture(self) -> dict[str, Any]:
+        return self.config.to_dict()
 
     @classmethod
     def load(cls, folder: Path) -> SmolVla:
@@ -207,17 +148,7 @@ class SmolVla:
             fill(model._network, found.weights, folder, smolvla_files.rename)
             model.unloaded = {n: w.numel() for n, w in found.weights.items() if smolvla_files.rename(n) is None}
             return model
-        header = Checkpoint.load(folder, cls.family)
-        model = cls(SmolVlaConfig.from_dict(header.config, str(folder)), header.io)
-        restore(model._network, cls.groups, header.surgery, header.hollow)
-        fill(model._network, read_weights(folder), folder)
-        model.record_surgery(header.surgery)
-        model.record_hollow(header.hollow)
-        return model
-
-    def stock_config(self) -> dict[str, Any] | None:
-        """None: LeRobot's class does not run beside this Python and torch, so nothing is promised of it."""
-        return None
+        return cls._own(folder, lambda found: cls(SmolVlaConfig.from_dict(found.config, str(folder)), found.io))
 
     def lerobot_config(self) -> dict[str, Any] | None:
         """LeRobot's `config.json` for this network, not seen running there; None where it has no words for it.

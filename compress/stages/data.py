@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,15 +64,15 @@ def load(ctx: Context, model: VlaModel) -> FrameStore:
     from compress.data.frame_files import FrameFiles
     from compress.data.libero_hdf5 import open_demos
 
-    index, contents = json.loads((ctx.of("data") / INDEX).read_text()), None
+    index, contents, specs = json.loads((ctx.of("data") / INDEX).read_text()), None, model.specs()
     demos: FrameStore
     if ctx.recipe.data.mapped:
         reader = open_reader(ctx.recipe.data.format, Path(index["root"]), checked=False)  # the data stage did
-        demos = FrameFiles(reader, frame_map(ctx.recipe.data), index["digest"])
+        names = [dim.name for dim in specs["action"].dims]
+        demos = FrameFiles(reader, frame_map(ctx.recipe.data), index["digest"], action_names=names)
         contents = demos.contents
     else:
         demos = open_demos([Path(path) for path in index["files"]]).load_arrays()
-    specs = model.specs()
     cameras = {image.key: (image.height, image.width) for image in specs["observation"].images}
     check_fit(demos, cameras, specs["observation"].state.dim, specs["action"].dim, contents)
     return demos
@@ -97,6 +97,7 @@ def frame_map(section: DataSection) -> FrameMap:
         instruction_key=section.instruction_key,
         instruction=section.instruction,
         padding="still" if libero else "hold",
+        action_values=section.action_values,
     )
 
 
@@ -124,8 +125,9 @@ def _mapped(ctx: Context, folder: Path) -> Result:
 
     section = ctx.recipe.data
     wanted = frame_map(section)
-    digest = digests.of_value([section.format, fingerprint.of_path(folder), asdict(wanted)])
-    demos = FrameFiles(open_reader(section.format, folder), wanted, digest)
+    digest = digests.of_value([section.format, fingerprint.of_path(folder), wanted.to_plain()])
+    stored = replace(wanted, action_values={})  # the policy's names are known where a policy is (`load`)
+    demos = FrameFiles(open_reader(section.format, folder), stored, digest)
     facts = {
         "episodes": len(demos.names),
         "frames": len(demos),
@@ -136,6 +138,7 @@ def _mapped(ctx: Context, folder: Path) -> Result:
     demos.samples([0, len(demos) - 1], 1)  # pictures can be read at all
     demos.close()
     where = {"format": section.format, "root": str(folder.absolute()), "instructions": list(demos.instructions)}
+    where["action_values"] = to_plain(section.action_values)
     write_json(ctx.folder / INDEX, {**where, **facts})
     return Result([ctx.folder / INDEX], facts, identity=digest)
 

@@ -12,7 +12,7 @@ from compress.scale.world import current
 from compress.stages.context import Context, sections
 from compress.stages.drop import MODEL
 
-REPORT = "recovery.json"
+REPORT, STOCK = "recovery.json", "stock"
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def run(ctx: Context) -> Result:
-    """Write the recovered checkpoint to `model/`, and `recovery.json`."""
+    """Write the recovered checkpoint to `model/`, and `recovery.json`; where a stock class reads it, also `stock/`."""
     from compress.dtr.recover import recover
     from compress.stages.data import load
     from compress.stages.device import placed
@@ -37,10 +37,15 @@ def run(ctx: Context) -> Result:
     model.module.to("cpu")
     model.save(ctx.folder / MODEL)
     shutil.copyfile(ctx.work / REPORT, ctx.folder / REPORT)
+    stock = model.stock_config() is not None
+    if stock:
+        model.save_stock(ctx.folder / STOCK)
     facts = {
+        "stock": stock,
         "steps": done.steps,
         "loss_before": round(done.loss_before, 5),
         "loss_after": round(done.loss_after, 5),
         "resumed_at": done.resumed_at,
     }
-    return Result([ctx.folder / MODEL, ctx.folder / REPORT], facts, identity=done.identity_after)
+    outputs = [ctx.folder / name for name in (MODEL, REPORT, *([STOCK] if stock else []))]
+    return Result(outputs, facts, identity=done.identity_after)
