@@ -90,7 +90,7 @@ def test_prefix_is_transformers_paligemma() -> None:
         theirs = vlm(
             input_ids=torch.cat([images, ids], 1), pixel_values=pixels.flatten(0, 1), attention_mask=real,
             position_ids=real.cumsum(-1) - 1, token_type_ids=torch.zeros_like(real),
-            past_key_values=DynamicCache(), use_cache=True,
+            cache=DynamicCache(), use_cache=True,
         ).past_key_values  # fmt: skip
     assert torch.equal(ours.real, real)
     for index, layer in enumerate(theirs.layers):
@@ -164,7 +164,9 @@ def test_two_passes_with_a_cache_are_the_joint_pass(seed: int) -> None:
     net = network(model)
     pixels, ids, mask = (batch.inputs[name] for name in ("pixels", "input_ids", "attention_mask"))
     with torch.no_grad():
-        cached = net.velocity(read_prefix(net.vlm, pixels, ids, mask), batch.inputs["state"], noisy, time)
+        cached = net.velocity(
+            read_prefix(net.vlm, pixels, ids, mask), batch.inputs["state"], noisy, net.time_features(time)
+        )
         joint = joint_velocity(model, dict(batch.inputs), noisy, time)
     torch.testing.assert_close(cached, joint, rtol=1e-4, atol=2e-5)
     assert joint.std() > 0.05

@@ -31,6 +31,7 @@ from transformers.models.llama.modeling_llama import (
 )
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionEmbeddings
 
+from compress.models.flow import pairs
 from compress.models.smolvla_config import SmolVlaConfig, expert_config, vlm_config
 
 Rotation = tuple[Tensor, Tensor]
@@ -48,7 +49,7 @@ class Prefix:
     seen: Tensor
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As transformers' caches: language block `layer` leaves its keys and values here."""
         if layer != len(self.layers):
             raise IndexError(f"language block {layer} ran after {len(self.layers)} others")
@@ -62,7 +63,7 @@ class ExpertView:
 
     prefix: Prefix
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keys and values of language block `layer`, followed by the expert's own."""
         k, v = self.prefix.layers[layer]
         return torch.cat([k, keys], dim=2), torch.cat([v, values], dim=2)
@@ -79,13 +80,13 @@ class CrossAttention(LlamaAttention):
 
     def forward(
         self, hidden_states: Tensor, position_embeddings: Rotation, attention_mask: Tensor,
-        past_key_values: ExpertView, **_: Any,
+        cache: ExpertView, **_: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
         """(B, H, expert width) -> the same; the mask is (B, 1, H, L) and the cache the expert's view."""
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
         query, _same = apply_rotary_pos_emb(query, query, *position_embeddings)
-        found = past_key_values.prefix.layers[self.layer_idx]
+        found = cache.prefix.layers[self.layer_idx]
         key, value = (self._again(p, x) for p, x in zip((self.k_proj, self.v_proj), found, strict=True))
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=self.scaling)
         return self.o_proj(mixed.transpose(1, 2).reshape(*hidden_states.shape[:-1], -1)), None
@@ -160,7 +161,7 @@ class SmolVlaNetwork(nn.Module):
         mask = blocked(seen.bool()[:, None, None, :] & early, hidden.dtype)
         prefix = Prefix(seen.bool())
         for block in text.layers:
-            hidden = block(hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=prefix)
+            hidden = block(hidden, attention_mask=mask, position_embeddings=rotation, cache=prefix)
         text.norm(hidden)  # nobody reads it; the probe looks here
         return prefix
 
@@ -172,7 +173,7 @@ class SmolVlaNetwork(nn.Module):
             noisy: (B, H, max_action_dim).
             time: features of the flow's time, (B, expert width) or (1, expert width).
         """
-        embedded = self.action_in_proj(noisy)
+        embedded = self.action_in_proj(noisy.to(self.action_in_proj.weight.dtype))
         both = torch.cat([embedded, time.to(embedded.dtype).unsqueeze(1).expand_as(embedded)], dim=2)
         hidden = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both)))
         batch, horizon = hidden.shape[:2]
@@ -186,9 +187,25 @@ class SmolVlaNetwork(nn.Module):
         view = ExpertView(prefix)
         for block in self.expert.layers:
             rotation, mask = alone if isinstance(block.self_attn, CrossAttention) else joint
-            hidden = block(hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=view)
+            hidden = block(hidden, attention_mask=mask, position_embeddings=rotation, cache=view)
         found: Tensor = self.action_out_proj(self.expert.norm(hidden))
         return found
+
+    def observe(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """As `read`: which tokens are real, then keys and values block by block (`compress.models.flow`)."""
+        prefix = self.read(pixels, input_ids, attention_mask, state)
+        return (prefix.seen, *(tensor for pair in prefix.layers for tensor in pair))
+
+    def advance(self, chunk: Tensor, rows: tuple[Tensor, ...], context: tuple[Tensor, ...], share: float) -> Tensor:
+        """One step of Euler's method towards time 0."""
+        seen, *kept = context
+        return chunk - self.velocity(Prefix(seen, pairs(kept)), chunk, rows[0]).to(chunk.dtype) * share
+
+    def tables(self) -> tuple[Tensor, ...]:
+        """What differs between the sampler's steps: features of the flow's time, (steps, expert width) float32."""
+        steps = self.config.steps
+        times = torch.tensor([1.0 - step / steps for step in range(steps)], dtype=torch.float32)
+        return (self.time_features(times).float(),)
 
     def time_features(self, times: Tensor) -> Tensor:
         """Sines and cosines of the flow's time, (N,) -> (N, expert width) float64 on the same device."""
@@ -197,30 +214,6 @@ class SmolVlaNetwork(nn.Module):
         periods = c.min_period * (c.max_period / c.min_period) ** places
         angles = times.double()[:, None] * (2.0 * math.pi / periods)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-class SmolVlaSampler(nn.Module):
-    """The exported graph: observation -> normalised chunk, Euler steps unrolled, always from the same noise."""
-
-    def __init__(self, network: SmolVlaNetwork, noise: Tensor, action_dim: int) -> None:
-        """`noise` (H, max_action_dim) is where sampling starts; `action_dim` of its columns are the robot's."""
-        super().__init__()
-        self.network = network
-        self.action_dim = action_dim
-        self.steps = network.config.steps
-        times = torch.tensor([1.0 - step / self.steps for step in range(self.steps)], dtype=torch.float32)
-        self.noise: Tensor
-        self.times: Tensor
-        self.register_buffer("noise", noise, persistent=False)
-        self.register_buffer("times", network.time_features(times).float().to(noise.device), persistent=False)
-
-    def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> Tensor:
-        """Inputs as `SmolVlaNetwork.read` -> (B, H, A)."""
-        prefix = self.network.read(pixels, input_ids, attention_mask, state)
-        chunk = self.noise.expand(pixels.shape[0], -1, -1)
-        for step in range(self.steps):
-            chunk = chunk - self.network.velocity(prefix, chunk, self.times[step : step + 1]) / self.steps
-        return chunk[..., : self.action_dim]
 
 
 def blocked(visible: Tensor, dtype: torch.dtype) -> Tensor:
