@@ -75,7 +75,7 @@ def converted(
 def _shapes(value: Any, names: Iterator[str], fixed: set[str]) -> Any:
     if isinstance(value, tuple):
         return tuple(_shapes(item, names, fixed) for item in value)
-    return None if next(names) in fixed else {0: torch.export.Dim(BATCH)}
+    return {} if next(names) in fixed else {0: torch.export.Dim(BATCH)}
 
 
 def examples(inputs: Mapping[str, Tensor], options: GraphOptions) -> tuple[Tensor, ...]:

@@ -31,7 +31,7 @@ class _Prefix(nn.Module):
         super().__init__()
         self.sampler, self.dtype = sampler, dtype
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         chunk, context = self.sampler.begin(*narrowed(inputs, self.dtype))
         return (chunk.contiguous(), *context)
 
@@ -76,11 +76,11 @@ def looped(
         raise TypeError(f"stage {name!r}: found a {type(sampler).__name__}, expected a FlowSampler")
     given = examples(inputs, options)
     with torch.no_grad():
-        chunk, *context = (value.clone() for value in _Prefix(sampler, dtype)(*given))
+        chunk, *context = (value.clone() for value in _Prefix(sampler, dtype)(given))
     rows = tuple(table[:1].clone() for table in sampler.tables)
     row_names = [f"row{number}" for number in range(len(rows))]
     names = [f"context{number}" for number in range(len(context))]
-    prefix = converted(name, _Prefix(sampler, dtype).eval(), given, list(inputs), ["start", *names], options)
+    prefix = converted(name, _Prefix(sampler, dtype).eval(), (given,), list(inputs), ["start", *names], options)
     step = converted(
         name, _Step(sampler).eval(), (chunk, rows, tuple(context)), [CHUNK, *row_names, *names], [NEXT], options,
         fixed=row_names,

@@ -71,7 +71,7 @@ class _InPrecision(nn.Module):
         super().__init__()
         self.module, self.dtype = module, dtype
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         answer: Tensor = self.module(*narrowed(inputs, self.dtype))
         return answer.float()
 
@@ -108,15 +108,24 @@ def graph_of(stage: ExportStage, options: GraphOptions) -> ir.Model:
         model = looped(stage.name, stage.module, stage.example_inputs, stage.output_names, options, dtype)
     else:
         module = cpu_copy(stage.module, dtype)
-        whole = module if dtype is torch.float32 else _InPrecision(module, dtype).eval()
-        given = examples(stage.example_inputs, options)
-        model = converted(stage.name, whole, given, list(stage.example_inputs), outputs, options)
+        given, names = examples(stage.example_inputs, options), list(stage.example_inputs)
+        if dtype is torch.float32:
+            model = converted(stage.name, module, given, names, outputs, options)
+        else:
+            model = converted(stage.name, _InPrecision(module, dtype).eval(), (given,), names, outputs, options)
+            _name_as_in(model, "module.")
     merge_equal_weights(model)
     RemoveUnusedNodesPass()(model)
     legalise(model, options.opset)
     strip(model)
     _refuse_unportable(model, stage.name)
     return model
+
+
+def _name_as_in(model: ir.Model, wrapper: str) -> None:
+    """Weights keep the names that they have in the stage's own module."""
+    for value in list(model.graph.initializers.values()):
+        value.name = str(value.name).removeprefix(wrapper)
 
 
 def _refuse_unportable(model: ir.Model, name: str) -> None:
