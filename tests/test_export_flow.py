@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import flow_factory as tiny
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -26,6 +27,7 @@ from compress.export.options import GraphOptions
 from compress.export.policy_files import GOLDEN_TOLERANCE, golden_tolerance
 from compress.export.reference_engine import ReferenceEngine
 from compress.models.base import ExportStage
+from compress.models.flow import FlowSampler
 from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from runtime.contract.conventions import Precision
 from runtime.contract.graph import graph_for
@@ -92,6 +94,21 @@ def test_body_holds_only_what_changes_between_steps(loop: ExportedGraph) -> None
         assert changing & set(node.input), f"{node.name} computes the same in every step"
         changing |= set(node.output)
     assert "Where" not in {node.op_type for node in body.node}
+
+
+def test_what_follows_from_time_alone_is_a_table(loop: ExportedGraph) -> None:
+    """The matrix that only the time goes through is gone; what it gives at each step is there."""
+    held: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for tensor in onnx.load(str(loop.path)).graph.initializer:
+        held.setdefault(tuple(tensor.dims), []).append(onnx.numpy_helper.to_array(tensor))
+    sampler = tiny.stage().module
+    assert isinstance(sampler, FlowSampler)
+    layer = sampler.get_submodule("network.time")
+    weight = layer.get_parameter("weight").detach().numpy()
+    assert not any(np.array_equal(found, w) for w in (weight, weight.T) for found in held.get(weight.shape, []))
+    (table,) = held[(tiny.STEPS, 1, tiny.WIDTH)]
+    with torch.no_grad():
+        np.testing.assert_allclose(table[:, 0], layer(sampler.tables[0]).numpy(), rtol=0, atol=1e-5)
 
 
 def test_names_in_the_body_shadow_nothing(loop: ExportedGraph) -> None:

@@ -5,6 +5,7 @@
 
 The body reads keys, values, masks and weights from the outer scope. What it computes from those alone (masks, rotary
 angles, keys of cross-attention) is moved in front of the loop: same nodes, same inputs, so the same numbers, but once.
+What it computes from the flow's time alone becomes a table (`time_tables`).
 Chosen over unrolling, which writes each step's nodes again (export time and nodes grow with the number of steps). The
 trip count and the condition are constants; TensorRT refuses a `Loop` without a condition.
 """
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from compress.export.convert import converted, examples
 from compress.export.exact import cpu_copy, narrowed
 from compress.export.options import GraphOptions
+from compress.export.time_tables import Table, tabulate
 from compress.models.flow import FlowSampler
 
 CHUNK, NEXT = "chunk", "next_chunk"
@@ -89,7 +91,7 @@ def looped(
     return join(prefix, step, finish, [table.numpy() for table in sampler.tables])
 
 
-def join(prefix: ir.Model, step: ir.Model, finish: ir.Model, tables: list[np.ndarray]) -> ir.Model:
+def join(prefix: ir.Model, step: ir.Model, finish: ir.Model, tables: list[Table]) -> ir.Model:
     """Prefix, then the step once per row of `tables` (steps, ...), then the end; `prefix` becomes the joined graph.
 
     The prefix answers (chunk, *context), the step takes (chunk, a row of every table, *context) and answers the next
@@ -107,7 +109,9 @@ def join(prefix: ir.Model, step: ir.Model, finish: ir.Model, tables: list[np.nda
     (next_chunk,), nodes = list(step.graph.outputs), list(step.graph)
     _release(step.graph, nodes)
     inside = _hoist(outer, nodes, (chunk_in, *rows))
-    loop = _loop(outer, tables, start, (chunk_in, rows, next_chunk), inside)
+    stacked: list[Table] = [table[:, None] for table in tables]
+    inside, rows, stacked = tabulate(inside, rows, stacked, outer.opset_imports[""])
+    loop = _loop(outer, stacked, start, (chunk_in, rows, next_chunk), inside)
     outer.append(loop)
     (end_in,), ends, end_nodes = list(finish.graph.inputs), list(finish.graph.outputs), list(finish.graph)
     ir.convenience.replace_all_uses_with(end_in, loop.outputs[0])
@@ -157,7 +161,7 @@ def _hoist(outer: ir.Graph, nodes: Iterable[ir.Node], changing: Iterable[ir.Valu
 
 
 def _loop(
-    outer: ir.Graph, tables: list[np.ndarray], start: ir.Value,
+    outer: ir.Graph, tables: list[Table], start: ir.Value,
     ports: tuple[ir.Value, list[ir.Value], ir.Value], inside: list[ir.Node],
 ) -> ir.Node:  # fmt: skip
     """The `Loop` node; its constants are registered in `outer`."""
@@ -166,7 +170,7 @@ def _loop(
     go = ir.Value(name="step.go", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
     gathers = []
     for index, (row, table) in enumerate(zip(rows, tables, strict=True)):
-        held = _constant(outer, f"step.table{index}", table[:, None])
+        held = _constant(outer, f"step.table{index}", table)
         gathers.append(ir.node("Gather", [held, number], {"axis": 0}, name=f"step.read_row{index}", outputs=[row]))
     still = ir.Value(name="step.still_go", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
     going = ir.node("Identity", [go], name="step.keep_going", outputs=[still])
@@ -177,7 +181,7 @@ def _loop(
     return ir.node("Loop", [count, first, start], {"body": body}, name="sampler", outputs=[last])
 
 
-def _constant(graph: ir.Graph, name: str, content: np.ndarray) -> ir.Value:
+def _constant(graph: ir.Graph, name: str, content: Table) -> ir.Value:
     tensor = ir.tensor(np.ascontiguousarray(content).reshape(content.shape), name=name)
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(content.shape), const_value=tensor)
     graph.register_initializer(value)
