@@ -59,7 +59,7 @@ def pi05() -> tuple[nn.Module, Sequence[Any], Callable[[nn.Module, int], int], s
     """The same for pi0.5."""
     from transformers import PI0Config
 
-    from compress.models.pi0_graph import Sampler
+    from compress.models.pi0_graph import sampler
     from compress.models.pi0_groups import groups
     from compress.models.pi05_module import Pi05Module
 
@@ -67,9 +67,9 @@ def pi05() -> tuple[nn.Module, Sequence[Any], Callable[[nn.Module, int], int], s
     module = Pi05Module(config)
 
     def run(network: nn.Module, steps: int) -> int:
-        sampler = Sampler.seeded(network, (config.chunk_size, config.max_action_dim), steps, 7, 0).to("meta")
+        whole = sampler(network, (config.chunk_size, config.max_action_dim), steps, 7, 0).to("meta")
         ids = torch.ones(1, 200, dtype=torch.int64)
-        return flops(lambda: sampler(torch.zeros(1, 3, 3, 224, 224), ids, ids, torch.zeros(1, 8)))
+        return flops(lambda: whole(torch.zeros(1, 3, 3, 224, 224), ids, ids, torch.zeros(1, 8)))
 
     return module, groups("paligemma", "expert"), run, "paligemma.language_model."
 

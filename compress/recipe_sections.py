@@ -143,6 +143,10 @@ class ExportSection:
     Attributes:
         target: the graph format.
         opset: ONNX operator set; 20 is the portable choice.
+        precision: of the graph's weights and arithmetic; its inputs and outputs stay float32. bf16 needs an engine that
+            is built on the station.
+        sampler: of flow policies: its steps as a loop in the graph, or unrolled.
+        batch: robots ask for one chunk at a time; `dynamic` leaves the first axis open.
         golden: frames whose inputs and outputs travel with the artifact.
         threads: CPU threads of the latency measurement.
         bench_runs: timed calls per engine.
@@ -150,6 +154,9 @@ class ExportSection:
 
     target: Literal["onnx"] = "onnx"
     opset: int = number(20, low=18, high=22)
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    sampler: Literal["loop", "unrolled"] = "loop"
+    batch: Literal["fixed", "dynamic"] = "fixed"
     golden: int = number(8, low=8, high=256)
     threads: int = number(1, low=1, high=1024)
     bench_runs: int = number(50, low=1, high=100_000)

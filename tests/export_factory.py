@@ -14,8 +14,10 @@ import onnx
 from algorithm_factory import tokenizer_json
 
 from compress.data.samples import Sample
+from compress.export.convert import IR_VERSION
 from compress.export.draft import export_draft
-from compress.export.onnx_export import IR_VERSION, OPSET, ExportedGraph, graph_spec
+from compress.export.onnx_export import ExportedGraph, graph_spec
+from compress.export.options import GraphOptions
 from compress.models.reference import ReferenceVla
 from compress.models.reference_config import ReferenceConfig, StackConfig
 from runtime.contract.conventions import NormMethod
@@ -66,7 +68,7 @@ def exported() -> ExportedGraph:
     """The tiny policy's graph, inside `draft()`; never change its files, copy them."""
     path, data = draft() / "policy.onnx", draft() / "policy.onnx.data"
     nodes = len(onnx.load(str(path), load_external_data=False).graph.node)
-    return ExportedGraph(path, data, graph_spec(path), OPSET, IR_VERSION, nodes, data.stat().st_size, 0.0)
+    return ExportedGraph(path, data, graph_spec(path), GraphOptions(), IR_VERSION, nodes, data.stat().st_size, 0.0)
 
 
 @functools.cache

@@ -21,12 +21,13 @@ from compress.export.draft import PARITY_FILE, export_draft
 from compress.export.errors import ExportError, ParityError
 from compress.export.lineage import kept_stacks, lineage_of
 from compress.export.onnx_export import ExportedGraph, graph_spec
+from compress.export.options import GraphOptions
 from compress.export.policy_files import normalization_ref, observation_of
 from compress.models.base import ExportStage, Surgery
 from compress.models.reference import ReferenceVla
 from compress.models.surgery import operate
 from runtime.contract.artifact import read_artifact
-from runtime.contract.conventions import ColourOrder, Layout, NormMethod
+from runtime.contract.conventions import ColourOrder, Layout, NormMethod, Precision
 from runtime.contract.graph import LINEAGE_METADATA
 from runtime.errors import GateRefusedError
 from runtime.inference.golden import golden_parity, load_golden
@@ -37,7 +38,7 @@ from runtime.inference.policy import Policy
 def ready_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph that was exported once already, instead of the same export again."""
 
-    def copy(stage: ExportStage, folder: Path, metadata: Any = None, *, opset: int = 20) -> ExportedGraph:
+    def copy(stage: ExportStage, folder: Path, metadata: Any = None, *, options: Any = None) -> ExportedGraph:
         made = tiny.exported()
         for path in (made.path, made.data):
             shutil.copy(path, folder)
@@ -106,6 +107,31 @@ def test_no_path_of_this_machine_is_inside(repo: Path) -> None:
             content = path.read_bytes()
             for trace in (str(repo), "site-packages", str(tiny.folder())):
                 assert trace.encode() not in content, f"{trace} leaked into {path.name}"
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A draft in float16 with an open batch."""
+    model, folder = tiny.model(), tmp_path_factory.mktemp("half") / "draft"
+    options = GraphOptions(precision=Precision.FP16, batch="dynamic")
+    export_draft(model, tiny.samples(), folder, tiny.lineage(model), options=options)
+    return folder
+
+
+def test_half_precision_draft_says_so_and_the_runtime_runs_it(half: Path) -> None:
+    manifest = read_artifact(half).manifest
+    assert (manifest.policy.engine.precision, manifest.policy.engine.batch) == (Precision.FP16, 1)
+    with Policy.load(half, allow_unsealed=True) as policy:
+        assert golden_parity(policy).ok
+
+
+def test_golden_tolerance_of_half_precision_is_measured_and_recorded(half: Path) -> None:
+    report, golden = json.loads((half / PARITY_FILE).read_text()), read_artifact(half).manifest.golden
+    scales = {dim.name: dim.scale for dim in tiny.model().specs()["action"].dims}
+    measured = 2 * max(dim["torch_own"] / scales[dim["name"]] for dim in report["dims"])
+    assert golden.max_abs == report["golden_tolerance"] == pytest.approx(measured)
+    assert golden.max_abs > 5 * read_artifact(tiny.draft()).manifest.golden.max_abs
+    assert report["batches"] == [1, len(report["observations"])]
 
 
 @pytest.mark.usefixtures("ready_graph")

@@ -11,6 +11,7 @@ import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import export_factory as tiny
 import onnx
@@ -18,10 +19,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress.export.convert import IR_VERSION
 from compress.export.errors import ExportError
-from compress.export.onnx_export import IR_VERSION, OPSET, export_stage, graph_spec
+from compress.export.onnx_export import export_stage, graph_spec
+from compress.export.options import OPSET, GraphOptions
 from compress.models.base import ExportStage
 from runtime.contract.artifact import read_artifact
+from runtime.contract.conventions import Precision
 from runtime.contract.graph import LINEAGE_METADATA, graph_for
 
 
@@ -163,13 +167,24 @@ def test_data_dependent_branch_is_refused_with_its_reason(tmp_path: Path) -> Non
         export_stage(stage(Branch()), tmp_path)
 
 
-def test_opset_with_fused_attention_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="found 23, expected one of"):
-        export_stage(stage(Toy()), tmp_path, opset=23)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"opset": 23}, "opset: found 23, expected one of"),
+        ({"precision": Precision.INT8}, r"precision: found 'int8', expected one of \['fp32', 'fp16', 'bf16'\]"),
+        ({"sampler": "rolled"}, "sampler: found 'rolled'"),
+        ({"batch": "any"}, "batch: found 'any'"),
+    ],
+    ids=str,
+)
+def test_options_that_no_engine_takes_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ExportError, match=said):
+        GraphOptions(**wrong)
 
 
-def test_symbolic_shape_is_refused(tmp_path: Path) -> None:
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 3])
+@pytest.mark.parametrize("shape", [["length", 3], [1, "batch"]], ids=str)
+def test_symbolic_shape_is_refused(tmp_path: Path, shape: list[Any]) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [value])
     onnx.save(onnx.helper.make_model(graph), str(tmp_path / "g.onnx"))
     with pytest.raises(ExportError, match="static sizes"):

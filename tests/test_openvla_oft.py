@@ -302,7 +302,7 @@ def test_diffusion_denoises_from_the_seed_and_learns_the_noise() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"diffusion": DiffusionShape(levels=20, steps=3)}, {"film": True}], ids=str)
 def test_both_other_forms_export(changes: dict[str, Any], tmp_path: Path) -> None:
-    """The suite exports the L1 form; the unrolled sampler and the modulated towers are graphs of their own."""
+    """The suite exports the L1 form; the looped sampler and the modulated towers are graphs of their own."""
     model = tiny(0, **changes)
     source = {"name": "openvla_oft", "revision": "test", "sha256": "0" * 64}
     lineage = {"source": source, "recipe_sha256": "1" * 64, "plan_sha256": "2" * 64}

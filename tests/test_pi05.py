@@ -164,7 +164,9 @@ def test_two_passes_with_a_cache_are_the_joint_pass(seed: int) -> None:
     net = network(model)
     pixels, ids, mask = (batch.inputs[name] for name in ("pixels", "input_ids", "attention_mask"))
     with torch.no_grad():
-        cached = net.velocity(read_prefix(net.vlm, pixels, ids, mask), batch.inputs["state"], noisy, time)
+        cached = net.velocity(
+            read_prefix(net.vlm, pixels, ids, mask), batch.inputs["state"], noisy, net.time_features(time)
+        )
         joint = joint_velocity(model, dict(batch.inputs), noisy, time)
     torch.testing.assert_close(cached, joint, rtol=1e-4, atol=2e-5)
     assert joint.std() > 0.05

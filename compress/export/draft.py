@@ -22,12 +22,13 @@ from compress.data.samples import Sample
 from compress.export import parity
 from compress.export.errors import ExportError, ParityError
 from compress.export.lineage import lineage_of
-from compress.export.onnx_export import OPSET, ExportedGraph, export_stage
+from compress.export.onnx_export import ExportedGraph, export_stage
+from compress.export.options import GraphOptions
 from compress.export.policy_files import content, golden_file, golden_tolerance, policy_spec
 from compress.export.versions import created_with
 from compress.models.base import ExportStage, VlaModel
 from runtime.contract.artifact import Artifact, load_manifest
-from runtime.contract.conventions import FileRole
+from runtime.contract.conventions import FileRole, Precision
 from runtime.contract.graph import GOLDEN_FILE, LINEAGE_METADATA, MODEL_FILE, NORMALIZATION_FILE
 from runtime.contract.lineage import Lineage
 from runtime.contract.manifest import GoldenRef, canonical_json, lineage_id
@@ -76,7 +77,7 @@ def export_draft(
     lineage: Lineage | Mapping[str, Any],
     progress: Progress | None = None,
     *,
-    opset: int = OPSET,
+    options: GraphOptions | None = None,
 ) -> ExportReport:
     """Write the draft artifact of `model` to `folder`; it appears whole and proven, or not at all.
 
@@ -87,21 +88,22 @@ def export_draft(
         folder: an older artifact there is replaced; anything else is refused.
         lineage: a `Lineage`, or what `compress.export.lineage.lineage_of` takes beside the model.
         progress: called with one line per step.
-        opset: of the ONNX graph.
+        options: how the graph is written; float32, loops, batch 1 and opset 20 when None.
 
     Raises:
         ExportError: the model cannot be exported, or `folder` holds something else.
         ParityError: the graph, or the runtime around it, answers differently from torch.
         OSError: the disk is full or not writable; `folder` is as it was.
     """
-    started, say = time.perf_counter(), progress or (lambda _: None)
+    started, say, chosen = time.perf_counter(), progress or (lambda _: None), options or GraphOptions()
+    _refuse_unprovable(chosen)
     _refuse_foreign(folder)
     stage = _single_stage(model)
     known = lineage if isinstance(lineage, Lineage) else lineage_of(model, lineage)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.graph-", dir=folder.parent) as scratch:
         say("exporting to ONNX")
-        graph = export_stage(stage, Path(scratch), {LINEAGE_METADATA: lineage_id(known)}, opset=opset)
+        graph = export_stage(stage, Path(scratch), {LINEAGE_METADATA: lineage_id(known)}, options=chosen)
         say(f"exported {graph.nodes} nodes in {graph.export_s:.1f} s")
         with folder_atomic(folder) as work:
             artifact, report = _assemble(model, stage, golden_samples, graph, known, work, say)
@@ -138,16 +140,23 @@ def _assemble(
     normalizers = Normalizers.from_bytes(files[NORMALIZATION_FILE], ref.state, ref.action)
     observations = parity.observations([(s.sample_id, model.collate([s]).inputs) for s in samples])
     say(f"comparing {len(observations)} observations with torch in float64")
-    report = parity.check(stage, graph.path, graph.spec, observations, policy.action, normalizers.action)
+    report = parity.check(
+        stage, graph.path, graph.spec, observations, policy.action, normalizers.action, options=graph.options
+    )
     say(report.describe())
+    tolerance = golden_tolerance(policy.action, normalizers.action, report)
     golden = golden_file(samples, policy.observation, _torch_chunks(model, samples))
-    evidence = {PARITY_FILE: ArtifactFile(FileRole.EVIDENCE, canonical_json(report.to_json()))}
+    evidence = {
+        PARITY_FILE: ArtifactFile(
+            FileRole.EVIDENCE, canonical_json({**report.to_json(), "golden_tolerance": tolerance})
+        )
+    }
     artifact = write_artifact(
         work,
         {**content(graph, policy, files, golden), **evidence},
         lineage=lineage,
         policy=policy,
-        golden=GoldenRef(GOLDEN_FILE, tuple(s.instruction for s in samples), golden_tolerance(normalizers)),
+        golden=GoldenRef(GOLDEN_FILE, tuple(s.instruction for s in samples), tolerance),
         created_with=created_with(),
     )
     return artifact, report
@@ -177,6 +186,15 @@ def _torch_chunks(model: VlaModel, samples: Sequence[Sample]) -> NDArray[np.floa
     finally:
         module.train(training)
     return torch.cat(chunks).cpu().numpy().astype(np.float32)
+
+
+def _refuse_unprovable(options: GraphOptions) -> None:
+    if options.precision is Precision.BF16:
+        raise ExportError(
+            "precision bf16: ONNX Runtime has no bfloat16 kernels on a CPU, so the robot's own code cannot run this "
+            "policy here and nothing would be proven. Set export.precision to fp16 or fp32; the graph alone, for an "
+            "engine that is built on the station, is what compress.export.onnx_export.export_stage writes"
+        )
 
 
 def _single_stage(model: VlaModel) -> ExportStage:

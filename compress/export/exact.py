@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,46 @@ def _lift(value: Any) -> Any:
     return torch.float64 if isinstance(value, torch.dtype) and value in LOW else value
 
 
-def cpu_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """An evaluation-mode copy on the CPU in `dtype`; the original keeps its mode, device and type."""
-    return copy.deepcopy(module).to("cpu", dtype).eval().requires_grad_(False)
+Module = TypeVar("Module", bound=nn.Module)
+HALF = (torch.float16, torch.bfloat16)
+
+
+def cpu_copy(module: Module, dtype: torch.dtype) -> Module:
+    """An evaluation-mode copy on the CPU in `dtype`; the original keeps its mode, device and type.
+
+    Below float32 only weights shrink. Buffers that are none (in no state dict: rotary frequencies, features of time,
+    start noise) stay as they are, as they do where transformers loads a checkpoint in half precision: a frequency
+    rounded to eight bits turns the hundredth token by a visible angle.
+    """
+    copied = copy.deepcopy(module).to("cpu").eval().requires_grad_(False)
+    kept = _constants(copied) if dtype in HALF else {}
+    copied.to(dtype)
+    for name, value in kept.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(copied.get_submodule(parent), leaf, value)
+    return copied
+
+
+def _constants(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers with content that are in no state dict, by dotted path, cloned."""
+    weights = set(module.state_dict())
+    return {
+        name: value.clone()
+        for name, value in module.named_buffers(remove_duplicate=False)
+        if name not in weights and value.numel() > 0 and value.is_floating_point()
+    }
+
+
+def narrowed(inputs: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Floating inputs (float32) in the dtype of a model's weights."""
+    return [value.to(dtype) if value.is_floating_point() else value for value in inputs]
+
+
+@torch.no_grad()
+def forward_in(module: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """What torch itself answers with weights in `dtype`, float32 in and out; `module` from `cpu_copy`."""
+    answer = module(*narrowed(inputs, dtype))
+    return (answer if isinstance(answer, Tensor) else answer[0]).float()
 
 
 @torch.no_grad()

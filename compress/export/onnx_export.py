@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One `ExportStage` -> one ONNX file with external weights: float32, static shapes, opset 20, always the same bytes.
+"""One `ExportStage` -> one ONNX file with its weights beside it: standard operators, opset 20, always the same bytes.
 
-Chosen: `torch.onnx.export(dynamo=True)` at opset 20 (native GELU, no `Attention` node, whose float32 form TensorRT
-cannot build). Rejected: the TorchScript exporter, which fails on most stock VLA modules. Node metadata holds Python
-stack traces with absolute paths, so all metadata is stripped; what remains is the caller's identity.
+Inputs and outputs are float32 and int64 in every precision, and static unless an open batch was asked for. A flow
+policy becomes one graph with a loop (`loop`), anything else one graph as it is traced. What holds after the last
+rewrite is what is checked and written; whether it computes what the model computes is `parity`'s to say.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,24 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch import Tensor, nn
 
+from compress.export.convert import BATCH, IR_VERSION, converted, examples, strip
 from compress.export.errors import ExportError
-from compress.export.exact import cpu_copy
-from compress.export.quiet import quiet
+from compress.export.exact import cpu_copy, narrowed
+from compress.export.loop import looped
+from compress.export.options import GraphOptions
+from compress.export.rewrite import legalise, merge_equal_weights
 from compress.models.base import ExportStage
-from runtime.contract.conventions import TensorDtype
+from compress.models.flow import FlowSampler
+from runtime.contract.conventions import Precision, TensorDtype
 from runtime.contract.graph import GraphSpec, TensorSpec
 
-OPSET, IR_VERSION = 20, 10
-OPSETS = (18, 19, 20, 21, 22)  # 23 and later emit Attention
 MAX_RANK = 8  # TensorRT refuses tensors of more axes
 STANDARD_DOMAINS = ("", "ai.onnx")
 NOT_PORTABLE = ("NonZero",)  # data-dependent shapes
-OPERATOR = re.compile(r"\b(?:aten|prims|prim|torchvision|quantized)(?:\.|::)[A-Za-z0-9_]+")
+DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -40,119 +43,89 @@ class ExportedGraph:
 
     Attributes:
         path, data: the graph and its weights, side by side; the graph names `data` by file name.
-        spec: names, types and shapes of inputs and outputs, in order.
-        opset, ir_version, nodes, parameters_bytes: what was written.
+        spec: names, types and shapes of inputs and outputs, in order; an open batch is 1 here.
+        options: what was asked for.
+        ir_version, nodes, parameters_bytes: what was written; nodes count those of loop bodies.
         export_s: seconds that the export took.
     """
 
     path: Path
     data: Path
     spec: GraphSpec
-    opset: int
+    options: GraphOptions
     ir_version: int
     nodes: int
     parameters_bytes: int
     export_s: float
 
+    @property
+    def opset(self) -> int:
+        """Of the standard operators."""
+        return self.options.opset
+
+
+class _InPrecision(nn.Module):
+    """The casts at the graph's ends."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.dtype = module, dtype
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        answer: Tensor = self.module(*narrowed(inputs, self.dtype))
+        return answer.float()
+
 
 def export_stage(
-    stage: ExportStage, folder: Path, metadata: Mapping[str, str] | None = None, *, opset: int = OPSET
+    stage: ExportStage, folder: Path, metadata: Mapping[str, str] | None = None, *, options: GraphOptions | None = None
 ) -> ExportedGraph:
     """Write `<stage.name>.onnx` and `<stage.name>.onnx.data` into the existing `folder`.
 
     Args:
-        stage: its module may be on any device and in any mode; a float32 copy on the CPU is exported.
+        stage: its module may be on any device and in any mode; a copy on the CPU is exported.
         folder: receives the two files.
         metadata: the graph's whole `metadata_props`, for instance `{LINEAGE_METADATA: lineage_id}`.
-        opset: of the standard operators, one of `OPSETS`.
+        options: float32, loops, batch 1 and opset 20 when None.
 
     Raises:
         ExportError: an operator cannot be converted or is not portable; it is named.
     """
-    if opset not in OPSETS:
-        raise ExportError(
-            f"opset: found {opset}, expected one of {list(OPSETS)}; {OPSET} is the one that every engine here takes"
-        )
-    started = time.perf_counter()
-    model = _converted(stage, opset)
-    _strip(model)
+    chosen, started = options or GraphOptions(), time.perf_counter()
+    model = graph_of(stage, chosen)
     model.metadata_props.update(metadata or {})
-    _refuse_unportable(model, stage.name)
     path, data = folder / f"{stage.name}.onnx", folder / f"{stage.name}.onnx.data"
     ir.save(model, path, external_data=data.name)
     _check(path)
     size = data.stat().st_size if data.exists() else 0
-    elapsed = time.perf_counter() - started
-    return ExportedGraph(path, data, graph_spec(path), opset, IR_VERSION, len(list(model.graph)), size, elapsed)
+    elapsed, nodes = time.perf_counter() - started, sum(1 for _ in ir.traversal.RecursiveGraphIterator(model.graph))
+    return ExportedGraph(path, data, graph_spec(path), chosen, IR_VERSION, nodes, size, elapsed)
 
 
-def _converted(stage: ExportStage, opset: int) -> ir.Model:
-    module = cpu_copy(stage.module, torch.float32)
-    inputs = tuple(value.detach().cpu() for value in stage.example_inputs.values())
-    try:
-        with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                inputs,
-                input_names=list(stage.example_inputs),
-                output_names=list(stage.output_names),
-                opset_version=opset,
-                dynamo=True,
-                optimize=True,
-                verbose=False,
-            )
-    except Exception as error:  # torch raises many unrelated classes here; all mean that there is no graph
-        raise ExportError(_explain(stage.name, error, opset)) from error
-    if program is None:
-        raise ExportError(f"stage {stage.name!r}: torch.onnx.export returned no program; expected one with dynamo=True")
-    model = program.model
-    model.ir_version = IR_VERSION
-    found = model.opset_imports.get("")
-    if found != opset:
-        raise ExportError(
-            f"stage {stage.name!r}: found opset {found} after conversion, expected {opset}; "
-            "check the onnxscript version"
-        )
+def graph_of(stage: ExportStage, options: GraphOptions) -> ir.Model:
+    """The graph in memory, after every rewrite. Raises ExportError."""
+    dtype, outputs = DTYPES[options.precision], list(stage.output_names)
+    if isinstance(stage.module, FlowSampler) and options.sampler == "loop":
+        model = looped(stage.name, stage.module, stage.example_inputs, stage.output_names, options, dtype)
+    else:
+        module = cpu_copy(stage.module, dtype)
+        given, names = examples(stage.example_inputs, options), list(stage.example_inputs)
+        if dtype is torch.float32:
+            model = converted(stage.name, module, given, names, outputs, options)
+        else:
+            model = converted(stage.name, _InPrecision(module, dtype).eval(), (given,), names, outputs, options)
+            _name_as_in(model, "module.")
+    merge_equal_weights(model)
+    RemoveUnusedNodesPass()(model)
+    legalise(model, options.opset)
+    strip(model)
+    _refuse_unportable(model, stage.name)
     return model
 
 
-def _explain(name: str, error: BaseException, opset: int) -> str:
-    """The innermost cause in one line, with the operators it mentions."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__
-    root = chain[-1]
-    operators = sorted({found for link in reversed(chain) for found in OPERATOR.findall(str(link))})
-    reason = next((line.strip() for line in str(root).splitlines() if line.strip()), type(root).__name__)
-    named = (
-        f"operator {', '.join(operators)} has no ONNX form at opset {opset}"
-        if operators
-        else "the module cannot be traced"
-    )
-    return (
-        f"stage {name!r}: {named} ({type(root).__name__}: {reason}). Expected static shapes and standard operators; "
-        f"rewrite that operation in the model's module, then run: compress export"
-    )
-
-
-def _strip(model: ir.Model) -> None:
-    """Remove every note the exporter left: stack traces, paths, documentation strings."""
-    for owner in _owners(model):
-        owner.metadata_props.clear()
-        if hasattr(owner, "doc_string"):
-            owner.doc_string = None
-
-
-def _owners(model: ir.Model) -> Iterator[Any]:
-    yield model
-    yield model.graph
-    yield from model.graph.inputs
-    yield from model.graph.initializers.values()
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        yield node
-        yield from node.outputs
+def _name_as_in(model: ir.Model, wrapper: str) -> None:
+    """Weights keep the names that they have in the stage's own module."""
+    for value in list(model.graph.initializers.values()):
+        value.name = str(value.name).removeprefix(wrapper)
 
 
 def _refuse_unportable(model: ir.Model, name: str) -> None:
@@ -190,7 +163,8 @@ def graph_spec(path: Path) -> GraphSpec:
     """Inputs and outputs of an ONNX file, without reading its weights.
 
     Raises:
-        ExportError: a tensor has an element type other than float32 and int64, or a symbolic size.
+        ExportError: a tensor has an element type other than float32 and int64, or a symbolic size that is not the
+            batch in front; that counts as 1.
     """
     graph = onnx.load(str(path), load_external_data=False).graph
 
@@ -202,7 +176,8 @@ def graph_spec(path: Path) -> GraphSpec:
 
 def _tensor(value: onnx.ValueInfoProto, where: str) -> TensorSpec:
     kind = value.type.tensor_type
-    shape = tuple(axis.dim_value for axis in kind.shape.dim)
+    sizes = list(kind.shape.dim)
+    shape = tuple(1 if i == 0 and axis.dim_param == BATCH else axis.dim_value for i, axis in enumerate(sizes))
     if kind.elem_type not in _DTYPES or any(size < 1 for size in shape):
         found = f"{onnx.TensorProto.DataType.Name(kind.elem_type)} {shape}"
         raise ExportError(f"{where}: {value.name} is {found}, expected float32 or int64 with static sizes")

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from compress.data.samples import Sample
 from compress.export.errors import ExportError
 from compress.export.onnx_export import ExportedGraph
+from compress.export.parity import ParityReport
 from compress.models.base import VlaModel
-from runtime.contract.conventions import ColourOrder, FileRole, Layout, NormMethod
+from runtime.contract.action import ActionSpec
+from runtime.contract.conventions import ColourOrder, FileRole, Layout, NormMethod, Precision
 from runtime.contract.graph import GOLDEN_FILE, MODEL_FILE, NORMALIZATION_FILE, graph_for
-from runtime.contract.normalization import STATISTICS, Normalizers
+from runtime.contract.normalization import STATISTICS, Normalization
 from runtime.contract.policy_spec import EngineConstraints, NormalizationRef, PolicySpec
 from runtime.contract.spec import ImageSpec, ObservationSpec
 from runtime.contract.tensors import parse_tensors
@@ -23,6 +25,7 @@ from runtime.contract.write import ArtifactFile
 from runtime.inference.golden import dump_golden
 
 GOLDEN_TOLERANCE = 1e-4  # of one command, times the largest normalisation scale where that is above one
+COARSEST = 0.05  # of the widest normalisation scale: above it a tolerance is none
 PROVIDERS = ("CPUExecutionProvider",)
 
 
@@ -50,7 +53,7 @@ def policy_spec(model: VlaModel, graph: ExportedGraph, files: Mapping[str, bytes
         prompt=specs["prompt"],
         normalization=normalization_ref(files[NORMALIZATION_FILE]),
         graph=wanted,
-        engine=EngineConstraints(opset=graph.opset, providers=PROVIDERS),
+        engine=EngineConstraints(opset=graph.opset, providers=PROVIDERS, precision=graph.options.precision),
     )
 
 
@@ -98,6 +101,25 @@ def _as_spec(image: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
     return np.ascontiguousarray(ordered.transpose(2, 0, 1) if spec.layout is Layout.CHW else ordered)
 
 
-def golden_tolerance(normalizers: Normalizers) -> float:
-    """Largest difference in command units that a sound engine in float32 may show."""
-    return GOLDEN_TOLERANCE * max(1.0, float(normalizers.action.scale.max()))
+def golden_tolerance(action: ActionSpec, normalization: Normalization, report: ParityReport) -> float:
+    """Largest difference in command units that a sound engine may show.
+
+    In float32 it is a constant. Below, it follows from what was measured: the gate's ratio times the largest error of
+    torch itself at that precision, over all observations and dimensions.
+
+    Raises:
+        ExportError: that would let a twentieth of the policy's range pass, so golden samples would prove nothing.
+    """
+    widest = float(normalization.scale.max())
+    exact = GOLDEN_TOLERANCE * max(1.0, widest)
+    if report.precision == Precision.FP32.value:
+        return exact
+    errors = [dim.torch_own / spec.scale for dim, spec in zip(report.dims, action.dims, strict=True)]
+    measured = report.ratio * max(errors)
+    if measured > COARSEST * widest:
+        raise ExportError(
+            f"precision {report.precision}: torch itself is off by {max(errors):.1e} of a command, so golden samples "
+            f"would have to allow {measured:.1e}; expected at most {COARSEST * widest:.1e}, {COARSEST:.0%} of the "
+            "policy's range. Set export.precision to fp32"
+        )
+    return max(exact, measured)

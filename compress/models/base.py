@@ -100,7 +100,8 @@ class ExportStage:
 
     Attributes:
         name: file stem of the graph.
-        module: computes the outputs from the inputs, positionally.
+        module: computes the outputs from the inputs, positionally. A `compress.models.flow.FlowSampler` describes
+            itself in parts (prefix, step, number of steps), which the exporter may join by a loop.
         example_inputs: input name -> example tensor, in the order of the module's arguments.
         output_names: names of the outputs in order.
     """

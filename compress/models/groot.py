@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from compress.models import groot_files
 from compress.models.base import Batch, BlockGroup, ExportStage, ModelError
 from compress.models.checkpoint import fill, is_own
-from compress.models.flow import noise_and_time, start_noise
+from compress.models.flow import FlowSampler, noise_and_time, start_noise
 from compress.models.groot_config import GrootConfig
-from compress.models.groot_module import GrootNetwork, GrootSampler
+from compress.models.groot_module import GrootNetwork
 from compress.models.policy_io import PolicyIo
 from compress.models.saved_policy import SavedPolicy
 from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, PIXELS, STATE
@@ -112,14 +112,17 @@ class GrootN17(SavedPolicy):
         found: Tensor = self._sampler(noise_seed)(*(batch.inputs[name] for name in INPUTS))
         return self.io.physical(found)
 
-    def _sampler(self, noise_seed: int) -> GrootSampler:
+    def _sampler(self, noise_seed: int) -> FlowSampler:
         noise = start_noise((self.config.max_horizon, self.config.max_action_dim), noise_seed)
         device = next(self._network.parameters()).device
-        sampler = GrootSampler(self._network, noise.to(device), self.io.action.horizon, self.io.action.dim)
-        return sampler.train(self._network.training)
+        made = FlowSampler(
+            self._network, noise.to(device), self._network.tables(device), horizon=self.io.action.horizon,
+            action_dim=self.io.action.dim, clip=self.config.clip,
+        )  # fmt: skip
+        return made.train(self._network.training)
 
     def stages(self) -> tuple[ExportStage, ...]:
-        """One graph, the sampler's steps unrolled."""
+        """One graph: the prefix once, then a loop over the sampler's steps."""
         return (ExportStage("policy", self._sampler(0), self.io.example_inputs(), ("actions",)),)
 
     def _architecture(self) -> dict[str, Any]:

@@ -73,8 +73,9 @@ class GrootNetwork(nn.Module):
             time: as `time_features` gives them, of B or 1 times.
         """
         batch, horizon = noisy.shape[:2]
-        for_blocks, for_actions = (part.to(noisy.dtype).expand(batch, -1) for part in time)
-        actions = self.head.action_encoder(noisy, for_actions)
+        kind = context.tokens.dtype
+        for_blocks, for_actions = (part.to(kind).expand(batch, -1) for part in time)
+        actions = self.head.action_encoder(noisy.to(kind), for_actions)
         if self.config.head.positions:
             actions = actions + self.head.position_embedding.weight[:horizon]
         tokens = torch.cat([context.state, actions], dim=1)
@@ -82,35 +83,24 @@ class GrootNetwork(nn.Module):
         velocity: Tensor = self.head.action_decoder(found[:, -horizon:])
         return velocity
 
+    def observe(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """As `read`: tokens, state, and the masks for text and for images (`compress.models.flow`)."""
+        found = self.read(pixels, input_ids, attention_mask, state)
+        return found.tokens, found.state, found.masks[TEXT], found.masks[IMAGES]
+
+    def advance(self, chunk: Tensor, rows: tuple[Tensor, ...], context: tuple[Tensor, ...], share: float) -> Tensor:
+        """One step of Euler's method towards time 1."""
+        tokens, state, text, images = context
+        seen = Context(tokens, {TEXT: text, IMAGES: images}, state)
+        return chunk + self.velocity(seen, chunk, (rows[0], rows[1])).to(chunk.dtype) * share
+
+    def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What differs between the sampler's steps: `time_features` of each, float32."""
+        steps, buckets = self.config.steps, self.config.buckets
+        return self.time_features(torch.tensor([int(n / steps * buckets) for n in range(steps)], device=device))
+
     def time_features(self, ticks: Tensor) -> tuple[Tensor, Tensor]:
         """Whole ticks (N,) -> what the blocks (N, 256) and what the action encoder (N, head width) see of them."""
         half, width = TIME_CHANNELS // 2, self.config.head.width // 2
         blocks, actions = waves(ticks, half, half - 1), waves(ticks, width, width)
         return torch.cat([blocks.cos(), blocks.sin()], dim=-1), torch.cat([actions.sin(), actions.cos()], dim=-1)
-
-
-class GrootSampler(nn.Module):
-    """The exported graph: observation -> normalised chunk, Euler steps unrolled, always from the same noise."""
-
-    def __init__(self, network: GrootNetwork, noise: Tensor, horizon: int, action_dim: int) -> None:
-        """`noise` (max_horizon, max_action_dim) is where sampling starts; the robot's part is cut out at the end."""
-        super().__init__()
-        self.network, self.horizon, self.action_dim = network, horizon, action_dim
-        self.steps, buckets = network.config.steps, network.config.buckets
-        ticks = torch.tensor([int(step / self.steps * buckets) for step in range(self.steps)], device=noise.device)
-        self.noise: Tensor
-        self.for_blocks: Tensor
-        self.for_actions: Tensor
-        self.register_buffer("noise", noise, persistent=False)
-        for name, part in zip(("for_blocks", "for_actions"), network.time_features(ticks), strict=True):
-            self.register_buffer(name, part, persistent=False)
-
-    def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> Tensor:
-        """Inputs as `GrootNetwork.read` -> (B, H, A)."""
-        context = self.network.read(pixels, input_ids, attention_mask, state)
-        chunk = self.noise.expand(pixels.shape[0], -1, -1)
-        for step in range(self.steps):
-            time = self.for_blocks[step : step + 1], self.for_actions[step : step + 1]
-            chunk = chunk + self.network.velocity(context, chunk, time) / self.steps
-        found = chunk[:, : self.horizon, : self.action_dim]
-        return found.clamp(-1.0, 1.0) if self.network.config.clip else found

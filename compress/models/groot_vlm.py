@@ -125,7 +125,7 @@ class Vlm(nn.Module):
         projection = tower.patch_embed.proj
         still = projection.weight.sum(2).flatten(1)  # both frames of a still image are the same
         hidden = F.linear(patches, still, projection.bias)
-        hidden = hidden + (tower.pos_embed(self.rows) * self.shares[..., None]).sum(1)
+        hidden = hidden + (tower.pos_embed(self.rows) * self.shares[..., None].to(hidden.dtype)).sum(1)
         rotation = tower.rotary_pos_emb(hidden, self.places)
         tapped = []
         for block in tower.blocks:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
 from compress.models.checkpoint import fill, is_own
-from compress.models.flow import TIME_BETA, TIME_OFFSET, TIME_SCALE, noise_and_time, start_noise
+from compress.models.flow import TIME_BETA, TIME_OFFSET, TIME_SCALE, FlowSampler, noise_and_time, start_noise
 from compress.models.openvla_oft_config import SIGLIP_MEAN, SIGLIP_STD, DiffusionShape, OpenVlaOftConfig
 from compress.models.openvla_oft_files import read_published
 from compress.models.openvla_oft_heads import add_noise
@@ -158,8 +158,14 @@ class OpenVlaOft(SavedPolicy):
         return self.io.physical(self._module.denoise(self._scene(batch), start))
 
     def stages(self) -> tuple[ExportStage, ...]:
-        """One graph: parallel decoding needs no loop, and the diffusion sampler is unrolled."""
-        return (ExportStage("policy", self._module, self.io.example_inputs(), ("actions",)),)
+        """One graph: parallel decoding in one pass, or with the diffusion head a loop over the sampler's steps."""
+        module: nn.Module = self._module
+        if self.config.diffusion is not None:
+            module = FlowSampler(
+                self._module, self._module.start, self._module.tables(), horizon=self.config.horizon,
+                action_dim=self.config.action_dim,
+            ).train(module.training)  # fmt: skip
+        return (ExportStage("policy", module, self.io.example_inputs(), ("actions",)),)
 
     def _architecture(self) -> dict[str, Any]:
         return self.config.to_dict()

@@ -94,7 +94,14 @@ def visits(shape: DiffusionShape) -> tuple[tuple[int, float, float], ...]:
     return tuple((level, share[level], share[level - stride] if level >= stride else 1.0) for level in path)
 
 
-def ddim_step(noisy: Tensor, noise: Tensor, share: float, next_share: float) -> Tensor:
+def ddim_factors(share: float, next_share: float) -> tuple[float, float, float, float]:
+    """Shares of signal before and after a step -> the factors that `ddim_step` takes."""
+    return math.sqrt(1 - share), math.sqrt(share), math.sqrt(next_share), math.sqrt(1 - next_share)
+
+
+def ddim_step(
+    noisy: Tensor, noise: Tensor, noise_here: Tensor, signal_here: Tensor, signal_next: Tensor, noise_next: Tensor
+) -> Tensor:
     """One deterministic step (arXiv 2010.02502, eta 0); the clean action that it implies is cut to -1..1."""
-    clean = (noisy - math.sqrt(1 - share) * noise) / math.sqrt(share)
-    return math.sqrt(next_share) * clean.clamp(-1.0, 1.0) + math.sqrt(1 - next_share) * noise
+    clean = (noisy - noise_here * noise) / signal_here
+    return signal_next * clean.clamp(-1.0, 1.0) + noise_next * noise

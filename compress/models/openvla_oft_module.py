@@ -15,7 +15,7 @@ prompt alone. The same holds for FiLM, whose mean embedding here never counts pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,11 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from compress.models.flow import start_noise
 from compress.models.openvla_oft_config import SIGLIP_MEAN, SIGLIP_STD, LlamaShape, OpenVlaOftConfig
-from compress.models.openvla_oft_heads import ActionHead, Projector, ddim_step, time_features, visits
+from compress.models.openvla_oft_heads import ActionHead, Projector, ddim_factors, ddim_step, time_features, visits
 from compress.models.openvla_oft_vision import dinov2, siglip
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """An observation as tokens: `front` (B, F, W), `words` (B, T - 1, W), their `mask` (B, T), `length` (B, 1)."""
 
     front: Tensor
@@ -123,18 +122,35 @@ class OpenVlaOftModule(nn.Module):
 
     def predict_noise(self, scene: Scene, noisy: Tensor, levels: Tensor) -> Tensor:
         """The noise in `noisy` (B, H, A) at noise levels (B,) -> (B, H, A)."""
-        kind = scene.front.dtype
-        slots = self.noisy_action_projector(noisy.flatten(1).unsqueeze(-1).to(kind))
-        moment = time_features(levels.to(noisy.dtype), scene.front.shape[2]).to(kind).unsqueeze(1)
-        return self.head(self.decode(torch.cat([scene.front, moment], dim=1), scene, slots)).float()
+        return self._noise(scene, noisy, time_features(levels.to(noisy.dtype), scene.front.shape[2]))
+
+    def _noise(self, scene: Scene, noisy: Tensor, features: Tensor) -> Tensor:
+        """The same with `time_features` (B or 1, W) of the levels."""
+        front = scene.front
+        slots = self.noisy_action_projector(noisy.flatten(1).unsqueeze(-1).to(front.dtype))
+        moment = features.to(front.dtype).expand(front.shape[0], -1).unsqueeze(1)
+        return self.head(self.decode(torch.cat([front, moment], dim=1), scene, slots)).float()
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """What differs between the sampler's steps: `time_features` (steps, W) and `ddim_factors` (steps, 4)."""
+        assert self.config.diffusion is not None  # callers have looked
+        path, device = visits(self.config.diffusion), self.head.fc2.weight.device
+        levels = torch.tensor([float(level) for level, _, _ in path], device=device)
+        factors = torch.tensor([ddim_factors(share, following) for _, share, following in path], device=device)
+        return time_features(levels, self.config.language.width), factors
+
+    def advance(self, chunk: Tensor, rows: tuple[Tensor, ...], context: tuple[Tensor, ...], share: float) -> Tensor:
+        """One step of the deterministic sampler (`compress.models.flow`); its share is in the tables."""
+        del share
+        features, factors = rows
+        return ddim_step(chunk, self._noise(Scene(*context), chunk, features), *factors[..., None, None].unbind(1))
 
     def denoise(self, scene: Scene, start: Tensor) -> Tensor:
         """From start noise (H, A) to a normalised chunk (B, H, A), by the deterministic sampler."""
         assert self.config.diffusion is not None  # callers have looked
         noisy = start.expand(scene.front.shape[0], -1, -1)
-        for level, share, next_share in visits(self.config.diffusion):
-            levels = noisy.new_full((noisy.shape[0],), float(level))
-            noisy = ddim_step(noisy, self.predict_noise(scene, noisy, levels), share, next_share)
+        for features, factors in zip(*(table.split(1) for table in self.tables()), strict=True):
+            noisy = self.advance(noisy, (features, factors), scene, 0.0)
         return noisy
 
     def _token(self, name: int) -> Tensor:

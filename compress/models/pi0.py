@@ -16,7 +16,7 @@ from compress.atomic import folder_atomic
 from compress.models import pi0_config
 from compress.models.base import ModelError
 from compress.models.checkpoint import require_finite
-from compress.models.pi0_graph import Prefix
+from compress.models.pi0_graph import PiNetwork, Prefix
 from compress.models.pi0_names import EXPERT_HEAD
 from compress.models.pi0_policy import PiPolicy
 
@@ -25,7 +25,7 @@ WORDS = "vlm.language_model.embed_tokens.weight"
 PROMPT = "{instruction}\n"  # openpi and LeRobot end the instruction with a newline; neither changes its case
 
 
-class Pi0Network(nn.Module):
+class Pi0Network(PiNetwork):
     """The stock class, called part by part: its own methods, with masks and positions given."""
 
     def __init__(self, stock: PI0ForConditionalGeneration) -> None:
@@ -37,12 +37,19 @@ class Pi0Network(nn.Module):
         """PaliGemma."""
         return self.stock.model.vlm
 
+    def time_features(self, times: Tensor) -> Tensor:
+        """Times (N,) -> (N, expert width)."""
+        return cast(Tensor, self.stock.embed_action_time.sinusoid_embeds(times))
+
     def velocity(self, prefix: Prefix, state: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
-        """State (B, S), noisy actions (B, H, A), times (B,) -> velocity (B, H, A)."""
-        stock = self.stock
+        """State (B, S), noisy actions (B, H, A), features of B or 1 times -> velocity (B, H, A)."""
+        stock, parts = self.stock, self.stock.embed_action_time
         small = stock.action_out_proj.weight.dtype
         state = nn.functional.pad(state, (0, stock.config.max_state_dim - state.shape[-1]))
-        embeds = stock.embed_action_time(state.to(small), noisy.to(small), time)
+        actions = parts.action_in_proj(noisy.to(small))
+        both = torch.cat([actions, time[:, None].to(small).expand_as(actions)], dim=2)
+        moved = parts.action_time_mlp_out(nn.functional.silu(parts.action_time_mlp_in(both)))
+        embeds = torch.cat([parts.state_proj(state.to(small))[:, None], moved], dim=1)
         embeds = embeds.to(self.vlm.get_input_embeddings().weight.dtype)
         mask, positions = prefix.suffix(embeds.shape[1], alone=1, dtype=embeds.dtype)
         hidden = stock.model.dit(

@@ -21,7 +21,7 @@ from transformers import PaliGemmaModel, PI0Config
 from transformers.models.gemma.modeling_gemma import GemmaAttention, GemmaMLP, GemmaRotaryEmbedding
 from transformers.models.pi0.modeling_pi0 import PI0TimestepEmbeddings
 
-from compress.models.pi0_graph import Prefix, PrefixCache
+from compress.models.pi0_graph import PiNetwork, Prefix, PrefixCache
 
 
 class AdaRmsNorm(nn.Module):
@@ -85,7 +85,7 @@ class AdaExpert(nn.Module):
         return cast(Tensor, self.norm(hidden, condition)[0])
 
 
-class Pi05Module(nn.Module):
+class Pi05Module(PiNetwork):
     """All weights of pi0.5."""
 
     def __init__(self, config: PI0Config) -> None:
@@ -104,13 +104,17 @@ class Pi05Module(nn.Module):
         """PaliGemma."""
         return self.paligemma
 
+    def time_features(self, times: Tensor) -> Tensor:
+        """Times (N,) -> (N, expert width)."""
+        return cast(Tensor, self.sinusoid_embeds(times))
+
     def condition(self, time: Tensor) -> Tensor:
-        """Times (B,) -> what steers the norms, (B, D)."""
-        embedded = self.sinusoid_embeds(time).to(self.time_mlp_in.weight.dtype)
+        """Features of times (N, D) -> what steers the norms, (N, D)."""
+        embedded = time.to(self.time_mlp_in.weight.dtype)
         return F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(embedded))))
 
     def velocity(self, prefix: Prefix, state: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
-        """Noisy actions (B, H, A), times (B,) -> velocity (B, H, A); the state is in the prefix already."""
+        """Noisy actions (B, H, A), features of B or 1 times -> velocity (B, H, A); the prefix holds the state."""
         del state
         embeds = self.action_in_proj(noisy.to(self.action_in_proj.weight.dtype))
         embeds = embeds.to(self.paligemma.get_input_embeddings().weight.dtype)

@@ -8,12 +8,13 @@ builds itself (`create_causal_mask` with blocks) have no ONNX form; the conforma
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compress.models.flow import start_noise
+from compress.models.flow import FlowSampler, pairs, start_noise
 
 
 class PrefixCache:
@@ -22,9 +23,14 @@ class PrefixCache:
     While it is open it keeps what it is given; once closed it puts what it kept in front of what it is given.
     """
 
-    def __init__(self) -> None:
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self._open = True
+    def __init__(self, kept: list[tuple[Tensor, Tensor]] | None = None) -> None:
+        """Open and empty, or closed on what was `kept` of blocks 0, 1, ..."""
+        self._kept = dict(enumerate(kept or []))
+        self._open = kept is None
+
+    def tensors(self) -> list[Tensor]:
+        """Keys and values in turn, by block; every block of the language stack has left some."""
+        return [tensor for index in range(len(self._kept)) for tensor in self._kept[index]]
 
     def close(self) -> None:
         """From here on, reading only."""
@@ -61,17 +67,32 @@ class Prefix:
         return _additive(seen[:, None], dtype), self.real.sum(-1, keepdim=True) + order
 
 
-class FlowNetwork(Protocol):
-    """The network of one family, an `nn.Module`."""
+class PiNetwork(nn.Module):
+    """The network of one family in the parts of `compress.models.flow.FlowNetwork`."""
 
     @property
+    @abstractmethod
     def vlm(self) -> Any:
         """transformers' `PaliGemmaModel`."""
-        ...
 
+    @abstractmethod
+    def time_features(self, times: Tensor) -> Tensor:
+        """Times (N,) -> sines and cosines (N, expert width) in float32."""
+
+    @abstractmethod
     def velocity(self, prefix: Prefix, state: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
-        """Velocity (B, H, A) at the noisy actions (B, H, A), the state (B, S) and the times (B,)."""
-        ...
+        """Velocity (B, H, A) at the noisy actions (B, H, A), the state (B, S) and `time_features` of B or 1 times."""
+
+    def observe(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """Which tokens of the prefix are real, the state, and keys and values block by block."""
+        prefix = read_prefix(self.vlm, pixels, input_ids, attention_mask)
+        return (prefix.real, state, *prefix.cache.tensors())
+
+    def advance(self, chunk: Tensor, rows: tuple[Tensor, ...], context: tuple[Tensor, ...], share: float) -> Tensor:
+        """One step of Euler's method towards time 0."""
+        real, state, *kept = context
+        velocity = self.velocity(Prefix(PrefixCache(pairs(kept)), real), state, chunk, rows[0])
+        return chunk - share * velocity.to(chunk.dtype)
 
 
 def read_prefix(vlm: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Prefix:
@@ -98,39 +119,19 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return seen.new_zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
-class Sampler(nn.Module):
-    """Observation -> normalised actions (B, H, D): Euler steps from fixed noise at time 1 to time 0, unrolled."""
+def sampler(network: PiNetwork, shape: tuple[int, int], steps: int, action_dim: int, seed: int) -> FlowSampler:
+    """Euler's method from time 1 to time 0.
 
-    start: Tensor
-
-    def __init__(self, network: FlowNetwork, start: Tensor, steps: int, action_dim: int) -> None:
-        """A sampler around a live network.
-
-        Args:
-            network: shared, not copied.
-            start: noise (H, A).
-            steps: of Euler's method.
-            action_dim: D, the dimensions that the robot has; the rest of A is padding.
-        """
-        super().__init__()
-        self.network = cast(nn.Module, network)
-        self.register_buffer("start", start, persistent=False)
-        self.steps, self.action_dim = steps, action_dim
-
-    @classmethod
-    def seeded(cls, network: FlowNetwork, shape: tuple[int, int], steps: int, action_dim: int, seed: int) -> Sampler:
-        """With the noise (H, A) that `seed` stands for, on the network's device."""
-        device = next(cast(nn.Module, network).parameters()).device
-        return cls(network, start_noise(shape, seed).to(device), steps, action_dim)
-
-    def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> Tensor:
-        """The inputs of `runtime.contract.graph` -> (B, H, D)."""
-        network = cast(FlowNetwork, self.network)
-        prefix = read_prefix(network.vlm, pixels, input_ids, attention_mask)
-        actions = self.start[None].expand(pixels.shape[0], -1, -1)
-        step = -1.0 / self.steps
-        for number in range(self.steps):
-            time = torch.full((pixels.shape[0],), 1.0 + number * step, dtype=torch.float32, device=pixels.device)
-            velocity = network.velocity(prefix, state, actions, time)
-            actions = actions + step * velocity.to(actions.dtype)
-        return actions[..., : self.action_dim]
+    Args:
+        network: shared, not copied.
+        shape: of the noise, (H, A).
+        steps: of Euler's method.
+        action_dim: the dimensions that the robot has; the rest of A is padding.
+        seed: what the start noise is drawn from.
+    """
+    device = next(network.parameters()).device
+    times = torch.tensor([1.0 - number / steps for number in range(steps)], dtype=torch.float32, device=device)
+    features = network.time_features(times).float()
+    return FlowSampler(
+        network, start_noise(shape, seed).to(device), (features,), horizon=shape[0], action_dim=action_dim
+    )

@@ -17,10 +17,10 @@ from transformers import PI0Config
 from compress.models import pi0_config
 from compress.models.base import Batch, BlockGroup, ExportStage, Surgery
 from compress.models.checkpoint import fill, is_own, sizes_of_others
-from compress.models.flow import noise_and_time
+from compress.models.flow import FlowSampler, noise_and_time
 from compress.models.pi0_dead import dead_weights
 from compress.models.pi0_files import open_published, require_fit
-from compress.models.pi0_graph import FlowNetwork, Sampler, read_prefix
+from compress.models.pi0_graph import PiNetwork, read_prefix, sampler
 from compress.models.pi0_groups import groups, require_pairs
 from compress.models.policy_io import PolicyIo
 from compress.models.saved_policy import SavedPolicy
@@ -48,12 +48,12 @@ class PiPolicy(SavedPolicy):
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network: FlowNetwork = self._build(copy.deepcopy(config))
+            self.network: PiNetwork = self._build(copy.deepcopy(config))
         self._surgery = {g.role: Surgery.none(pi0_config.depth(config, g.role)) for g in self.groups}
         self.module.eval()
 
     @abstractmethod
-    def _build(self, config: PI0Config) -> FlowNetwork:
+    def _build(self, config: PI0Config) -> PiNetwork:
         """The whole network; `config` is its own."""
 
     @abstractmethod
@@ -89,7 +89,8 @@ class PiPolicy(SavedPolicy):
         actions = F.pad(batch.actions, (0, shape[1] - batch.actions.shape[2]))
         noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
         pixels, ids, mask, state = (batch.inputs[name] for name in INPUT_NAMES)
-        velocity = self.network.velocity(read_prefix(self.network.vlm, pixels, ids, mask), state, noisy, time)
+        prefix, features = read_prefix(self.network.vlm, pixels, ids, mask), self.network.time_features(time)
+        velocity = self.network.velocity(prefix, state, noisy, features)
         error = (noise - actions - velocity.to(noise.dtype)).square().mean(-1)  # (B, H)
         real = (~batch.pad).to(error.dtype)
         return (error * real).sum(1) / real.sum(1).clamp(min=1.0)
@@ -99,12 +100,12 @@ class PiPolicy(SavedPolicy):
         """Actions in physical units, (B, H, A)."""
         return self.io.physical(self._sampler(noise_seed)(*(batch.inputs[name] for name in INPUT_NAMES)))
 
-    def _sampler(self, seed: int) -> Sampler:
+    def _sampler(self, seed: int) -> FlowSampler:
         shape = (self.config.chunk_size, self.config.max_action_dim)
-        return Sampler.seeded(self.network, shape, self.config.num_inference_steps, self.io.action.dim, seed)
+        return sampler(self.network, shape, self.config.num_inference_steps, self.io.action.dim, seed)
 
     def stages(self) -> tuple[ExportStage, ...]:
-        """One graph: the prefix once, then every Euler step."""
+        """One graph: the prefix once, then a loop over Euler's steps."""
         return (ExportStage("policy", self._sampler(0).eval(), self.io.example_inputs(), (ACTIONS,)),)
 
     def _architecture(self) -> dict[str, Any]:

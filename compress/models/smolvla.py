@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from compress.models import smolvla_files
 from compress.models.base import Batch, BlockGroup, ExportStage, ModelError, Surgery
 from compress.models.checkpoint import fill, is_own
-from compress.models.flow import noise_and_time, start_noise
+from compress.models.flow import FlowSampler, noise_and_time, start_noise
 from compress.models.policy_io import PolicyIo
 from compress.models.saved_policy import SavedPolicy
 from compress.models.smolvla_config import SmolVlaConfig
-from compress.models.smolvla_module import SmolVlaNetwork, SmolVlaSampler
+from compress.models.smolvla_module import SmolVlaNetwork
 from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, PIXELS, STATE
 
 INPUTS = (PIXELS, INPUT_IDS, ATTENTION_MASK, STATE)
@@ -122,14 +122,16 @@ class SmolVla(SavedPolicy):
         found: Tensor = self._sampler(noise_seed)(*(batch.inputs[name] for name in INPUTS))
         return self.io.physical(found)
 
-    def _sampler(self, noise_seed: int) -> SmolVlaSampler:
+    def _sampler(self, noise_seed: int) -> FlowSampler:
         noise = start_noise((self.config.horizon, self.config.max_action_dim), noise_seed)
         device = next(self._network.parameters()).device
-        sampler = SmolVlaSampler(self._network, noise.to(device), self.io.action.dim)
-        return sampler.train(self._network.training)
+        made = FlowSampler(
+            self._network, noise.to(device), self._network.tables(), horizon=len(noise), action_dim=self.io.action.dim
+        )
+        return made.train(self._network.training)
 
     def stages(self) -> tuple[ExportStage, ...]:
-        """One graph, the sampler's steps unrolled."""
+        """One graph: the prefix once, then a loop over the sampler's steps."""
         return (ExportStage("policy", self._sampler(0), self.io.example_inputs(), ("actions",)),)
 
     def _architecture(self) -> dict[str, Any]:

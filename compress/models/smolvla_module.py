@@ -31,6 +31,7 @@ from transformers.models.llama.modeling_llama import (
 )
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionEmbeddings
 
+from compress.models.flow import pairs
 from compress.models.smolvla_config import SmolVlaConfig, expert_config, vlm_config
 
 Rotation = tuple[Tensor, Tensor]
@@ -172,7 +173,7 @@ class SmolVlaNetwork(nn.Module):
             noisy: (B, H, max_action_dim).
             time: features of the flow's time, (B, expert width) or (1, expert width).
         """
-        embedded = self.action_in_proj(noisy)
+        embedded = self.action_in_proj(noisy.to(self.action_in_proj.weight.dtype))
         both = torch.cat([embedded, time.to(embedded.dtype).unsqueeze(1).expand_as(embedded)], dim=2)
         hidden = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both)))
         batch, horizon = hidden.shape[:2]
@@ -190,6 +191,22 @@ class SmolVlaNetwork(nn.Module):
         found: Tensor = self.action_out_proj(self.expert.norm(hidden))
         return found
 
+    def observe(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """As `read`: which tokens are real, then keys and values block by block (`compress.models.flow`)."""
+        prefix = self.read(pixels, input_ids, attention_mask, state)
+        return (prefix.seen, *(tensor for pair in prefix.layers for tensor in pair))
+
+    def advance(self, chunk: Tensor, rows: tuple[Tensor, ...], context: tuple[Tensor, ...], share: float) -> Tensor:
+        """One step of Euler's method towards time 0."""
+        seen, *kept = context
+        return chunk - self.velocity(Prefix(seen, pairs(kept)), chunk, rows[0]).to(chunk.dtype) * share
+
+    def tables(self) -> tuple[Tensor, ...]:
+        """What differs between the sampler's steps: features of the flow's time, (steps, expert width) float32."""
+        steps = self.config.steps
+        times = torch.tensor([1.0 - step / steps for step in range(steps)], dtype=torch.float32)
+        return (self.time_features(times).float(),)
+
     def time_features(self, times: Tensor) -> Tensor:
         """Sines and cosines of the flow's time, (N,) -> (N, expert width) float64 on the same device."""
         c = self.config
@@ -197,30 +214,6 @@ class SmolVlaNetwork(nn.Module):
         periods = c.min_period * (c.max_period / c.min_period) ** places
         angles = times.double()[:, None] * (2.0 * math.pi / periods)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-class SmolVlaSampler(nn.Module):
-    """The exported graph: observation -> normalised chunk, Euler steps unrolled, always from the same noise."""
-
-    def __init__(self, network: SmolVlaNetwork, noise: Tensor, action_dim: int) -> None:
-        """`noise` (H, max_action_dim) is where sampling starts; `action_dim` of its columns are the robot's."""
-        super().__init__()
-        self.network = network
-        self.action_dim = action_dim
-        self.steps = network.config.steps
-        times = torch.tensor([1.0 - step / self.steps for step in range(self.steps)], dtype=torch.float32)
-        self.noise: Tensor
-        self.times: Tensor
-        self.register_buffer("noise", noise, persistent=False)
-        self.register_buffer("times", network.time_features(times).float().to(noise.device), persistent=False)
-
-    def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> Tensor:
-        """Inputs as `SmolVlaNetwork.read` -> (B, H, A)."""
-        prefix = self.network.read(pixels, input_ids, attention_mask, state)
-        chunk = self.noise.expand(pixels.shape[0], -1, -1)
-        for step in range(self.steps):
-            chunk = chunk - self.network.velocity(prefix, chunk, self.times[step : step + 1]) / self.steps
-        return chunk[..., : self.action_dim]
 
 
 def blocked(visible: Tensor, dtype: torch.dtype) -> Tensor:

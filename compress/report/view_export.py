@@ -68,10 +68,10 @@ def parity(evidence: Evidence) -> Parity | None:
     if data is None:
         return None
     with reading(evidence.paths["parity"], "export"):
-        rows = tuple((d["name"], d["unit"], small(d["graph"]), small(d["torch_float32"])) for d in data["dims"])
+        rows = tuple((d["name"], d["unit"], small(d["graph"]), small(d["torch_own"])) for d in data["dims"])
         notes = (
             f"{'Passed' if data['passed'] else 'FAILED'}: relative error {small(data['graph'])} "
-            f"(limit {small(data['limit'])}, torch float32 itself {small(data['torch_float32'])}); "
+            f"(limit {small(data['limit'])}, torch itself in {data['precision']} {small(data['torch_own'])}); "
             f"worst observation {data['worst_observation']} "
             f"{small(data['worst_graph'])} (limit {small(data['worst_limit'])}).",
             f"{data['engine']} against torch in float64 on {len(data['observations'])} observations with prompts of "

@@ -17,6 +17,7 @@ from compress.stages.context import Context
 from compress.stages.drop import MODEL
 from compress.stages.plan import PLANS
 from compress.stages.trim import REPORT
+from runtime.contract.conventions import Precision
 
 CANDIDATE, BASELINE, BENCH, RECIPE, NO_PLAN = "candidate", "baseline", "bench.json", "recipe.yaml", "no_plan.json"
 
@@ -35,6 +36,7 @@ def run(ctx: Context) -> Result:
     from compress.calibration import pick
     from compress.export.bench import compare
     from compress.export.draft import export_draft
+    from compress.export.options import GraphOptions
     from compress.stages.data import load
     from compress.stages.device import placed
     from compress.stages.trim import whole as unpruned
@@ -48,10 +50,11 @@ def run(ctx: Context) -> Result:
     write_atomic(ctx.folder / RECIPE, lambda stream: stream.write(text))
     save_plans(ctx.folder / NO_PLAN, [])
     plans = {CANDIDATE: (small, ctx.of("plan") / PLANS), BASELINE: (whole, ctx.folder / NO_PLAN)}
+    options = GraphOptions(Precision(spec.precision), spec.sampler, spec.batch, spec.opset)
     reports = {}
     for name, (model, plan) in plans.items():
         lineage = _lineage(recipe, source, plan, ctx.folder / RECIPE)
-        reports[name] = export_draft(model, samples, ctx.folder / name, lineage, ctx.say, opset=spec.opset)
+        reports[name] = export_draft(model, samples, ctx.folder / name, lineage, ctx.say, options=options)
     artifacts = {BASELINE: (ctx.folder / BASELINE, whole), CANDIDATE: (ctx.folder / CANDIDATE, small)}
     bench = compare(artifacts, spec.bench_runs, spec.threads, ctx.say)
     write_json(ctx.folder / BENCH, bench.to_json())
