@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -32,6 +33,11 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 if "PYTEST_XDIST_WORKER" in os.environ:  # it has inherited its parent's; workers must not hear each other
     os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 100 + 1)
+
+# A runner that starts us in the background (nohup, `&` in a script) hands SIGINT on as ignored, and children inherit
+# it: tests that press Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # pytest's own `pythonpath` (pyproject.toml) for the processes that tests start: the nodes as they are in the tree
 _NODES = [str(REPO / "ros2_ws" / "src" / package) for package in ("dropgate_controller", "dropgate_sim")]

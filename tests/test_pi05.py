@@ -90,7 +90,7 @@ def test_prefix_is_transformers_paligemma() -> None:
         theirs = vlm(
             input_ids=torch.cat([images, ids], 1), pixel_values=pixels.flatten(0, 1), attention_mask=real,
             position_ids=real.cumsum(-1) - 1, token_type_ids=torch.zeros_like(real),
-            past_key_values=DynamicCache(), use_cache=True,
+            cache=DynamicCache(), use_cache=True,
         ).past_key_values  # fmt: skip
     assert torch.equal(ours.real, real)
     for index, layer in enumerate(theirs.layers):

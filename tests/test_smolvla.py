@@ -193,7 +193,7 @@ def test_prefix_is_transformers_text_model_layer_by_layer() -> None:
     cache = DynamicCache()
     hidden = stock.text_model(
         inputs_embeds=seen[0], attention_mask=mask, position_ids=prefix.seen.long().cumsum(1) - 1,
-        past_key_values=cache, use_cache=True, output_hidden_states=True,
+        cache=cache, use_cache=True, output_hidden_states=True,
     ).hidden_states  # fmt: skip
     for i in range(DEPTH):
         torch.testing.assert_close(seen[i], hidden[i], **EXACT)

@@ -46,7 +46,7 @@ class Pi0Network(nn.Module):
         embeds = embeds.to(self.vlm.get_input_embeddings().weight.dtype)
         mask, positions = prefix.suffix(embeds.shape[1], alone=1, dtype=embeds.dtype)
         hidden = stock.model.dit(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=prefix.cache,
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=prefix.cache,
             use_cache=False,
         ).last_hidden_state  # fmt: skip
         return cast(Tensor, stock.action_out_proj(hidden[:, 1:].to(small)))

@@ -57,9 +57,7 @@ class AdaBlock(nn.Module):
     ) -> Tensor:
         """Stream (B, L, D) -> stream; mask (B, 1, L, P + L), rotary cosine and sine, keys and values of the prefix."""
         normed, gate = self.input_layernorm(hidden, condition)
-        attended, _ = self.self_attn(
-            hidden_states=normed, position_embeddings=angles, attention_mask=mask, past_key_values=cache
-        )
+        attended, _ = self.self_attn(hidden_states=normed, position_embeddings=angles, attention_mask=mask, cache=cache)
         hidden = hidden + gate * attended
         normed, gate = self.post_attention_layernorm(hidden, condition)
         return hidden + gate * cast(Tensor, self.mlp(normed))

@@ -86,7 +86,7 @@ def read_prefix(vlm: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Prefix:
         inputs_embeds=embeds,
         attention_mask=_additive(real.bool()[:, None, None, :].expand(-1, 1, real.shape[1], -1), embeds.dtype),
         position_ids=real.cumsum(-1) - 1,
-        past_key_values=cache,
+        cache=cache,
         use_cache=False,
     )
     cache.close()

@@ -48,7 +48,7 @@ class Prefix:
     seen: Tensor
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As transformers' caches: language block `layer` leaves its keys and values here."""
         if layer != len(self.layers):
             raise IndexError(f"language block {layer} ran after {len(self.layers)} others")
@@ -62,7 +62,7 @@ class ExpertView:
 
     prefix: Prefix
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keys and values of language block `layer`, followed by the expert's own."""
         k, v = self.prefix.layers[layer]
         return torch.cat([k, keys], dim=2), torch.cat([v, values], dim=2)
@@ -79,13 +79,13 @@ class CrossAttention(LlamaAttention):
 
     def forward(
         self, hidden_states: Tensor, position_embeddings: Rotation, attention_mask: Tensor,
-        past_key_values: ExpertView, **_: Any,
+        cache: ExpertView, **_: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
         """(B, H, expert width) -> the same; the mask is (B, 1, H, L) and the cache the expert's view."""
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
         query, _same = apply_rotary_pos_emb(query, query, *position_embeddings)
-        found = past_key_values.prefix.layers[self.layer_idx]
+        found = cache.prefix.layers[self.layer_idx]
         key, value = (self._again(p, x) for p, x in zip((self.k_proj, self.v_proj), found, strict=True))
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=self.scaling)
         return self.o_proj(mixed.transpose(1, 2).reshape(*hidden_states.shape[:-1], -1)), None
@@ -160,7 +160,7 @@ class SmolVlaNetwork(nn.Module):
         mask = blocked(seen.bool()[:, None, None, :] & early, hidden.dtype)
         prefix = Prefix(seen.bool())
         for block in text.layers:
-            hidden = block(hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=prefix)
+            hidden = block(hidden, attention_mask=mask, position_embeddings=rotation, cache=prefix)
         text.norm(hidden)  # nobody reads it; the probe looks here
         return prefix
 
@@ -186,7 +186,7 @@ class SmolVlaNetwork(nn.Module):
         view = ExpertView(prefix)
         for block in self.expert.layers:
             rotation, mask = alone if isinstance(block.self_attn, CrossAttention) else joint
-            hidden = block(hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=view)
+            hidden = block(hidden, attention_mask=mask, position_embeddings=rotation, cache=view)
         found: Tensor = self.action_out_proj(self.expert.norm(hidden))
         return found
 
