@@ -45,6 +45,7 @@ GRAPH_TEXT_BYTES = 64 * KIB  # one name, attribute text or note
 GRAPH_OUTPUTS = 4096  # per node, and graph inputs and outputs
 TENSOR_AXES = 8  # TensorRT takes no more
 TENSOR_BYTES = 16 * GIB  # one weight
+GRAPH_IO_BYTES = 256 * MIB  # of all inputs and outputs of the graph
 LOOP_TRIPS = 1024  # rounds of one Loop, a number written in the graph
 METADATA_ENTRIES = 64
 IR_VERSIONS = (7, 13)

@@ -171,8 +171,8 @@ ELEMENTS: dict[int, tuple[str, int]] = {
     20: ("float8e5m2fnuz", 8),
     21: ("uint4", 4),
     22: ("int4", 4),
-    23: ("float4e2m1", 4),
-    24: ("float8e8m0", 8),
+    23: ("float4e2m1fn", 4),
+    24: ("float8e8m0fnu", 8),
     25: ("uint2", 2),
     26: ("int2", 2),
 }

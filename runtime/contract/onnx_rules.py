@@ -7,6 +7,7 @@ makes values that are not tensors, or draws random numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -78,6 +79,8 @@ def check_outline(
     _require(claimed == lineage_id, f"metadata_props[{LINEAGE_METADATA}]", claimed, f"{lineage_id}, the manifest's")
     _check_values(outline.inputs, graph.inputs, "inputs")
     _check_values(outline.outputs, graph.outputs, "outputs")
+    size = sum(8 * math.prod(spec.shape) for spec in (*graph.inputs, *graph.outputs))
+    _require(size <= limits.GRAPH_IO_BYTES, "inputs and outputs", size, f"at most {limits.GRAPH_IO_BYTES} bytes")
     _check_external(outline.external, graph.file, data_files)
 
 
