@@ -250,7 +250,7 @@ def trips_computed(rng: random.Random, model: Any) -> None:
 @edit("early")
 def graphs_nested(rng: random.Random, model: Any) -> None:
     graph = onnx.GraphProto(name="leaf")
-    for _ in range(rng.choice([9, 20, 60])):
+    for _ in range(rng.choice([9, 15, 25])):
         outer = onnx.GraphProto(name="g")
         outer.node.append(
             helper.make_node("If", ["go"], ["x"], then_branch=graph, else_branch=onnx.GraphProto(name="e"))
