@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import os
 import random
@@ -137,12 +138,14 @@ def _child(folder: Path, sample: GoldenSample, sender: int) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()  # a test runner's, which would write much
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the engine's complaints
+        found: Found | None = None
         try:
             found = attempt(folder, sample)
             verify_artifact(folder)  # a report or an error of ours, whatever it finds
-        except DropGateRuntimeError:
-            pass  # there is no manifest to report about; `found` says the same
+        except DropGateRuntimeError as error:  # from verify: there is no manifest to report about
+            found = found or Found("refused early", f"{type(error).__name__}: {error}")
         except MemoryError as error:
             found = Found("out of memory", str(error))
         except BaseException as error:

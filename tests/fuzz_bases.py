@@ -36,8 +36,9 @@ class Work:
 
     def reseal(self) -> None:
         """Sizes, digests and identity as if this had always been the content."""
-        for entry in self.manifest.get("files", []):
-            if isinstance(entry, dict) and entry.get("path") in self.files:
+        listed = self.manifest.get("files")
+        for entry in listed if isinstance(listed, list) else []:
+            if isinstance(entry, dict) and isinstance(entry.get("path"), str) and entry["path"] in self.files:
                 data = self.files[entry["path"]]
                 entry |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         self.manifest.pop("artifact_id", None)
