@@ -133,7 +133,8 @@ def hole(rng: random.Random, work: Work) -> None:
     """The same bytes with a hole where they are zero, or a file that claims to be huge."""
     path = DATA if DATA in work.files and rng.random() < 0.7 else rng.choice(sorted(work.files))
     data = work.files[path]
-    size = len(data) if path == DATA else rng.choice([2**30, 2**40])
+    zeros = any(not any(data[at : at + 4096]) for at in range(0, len(data) - 4095, 4096))
+    size = len(data) if zeros else rng.choice([2**30, 2**40])
 
     def change(folder: Path) -> None:
         with open(folder / path, "wb") as stream:
