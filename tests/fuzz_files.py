@@ -175,6 +175,19 @@ def sizes_declared(rng: random.Random, work: Work) -> None:
     entry["size"] = rng.choice([0, entry["size"] + 1, 2**31, 2**40, 2**62, 2**64])
 
 
+def graph_in_two_formats(rng: random.Random, work: Work) -> None:
+    """Valid protobuf with the mark of ONNX Runtime's own format, or under a name that means it."""
+    name = b"ORTM" + b"x" * 20_000
+    work.files[MODEL] = b"\x12\xa4\x9c\x01" + name + work.files[MODEL].replace(b"\x12\x07pytorch", b"", 1)
+    if rng.random() < 0.5:
+        other = rng.choice(["policy.ort", "policy.xml", "policy.onnx.ort", "policy"])
+        work.files[other] = work.files.pop(MODEL)
+        if rng.random() < 0.5:
+            work.files[other] = work.files[other].replace(b"ORTM", b"xxxx")
+        work.manifest["policy"]["graph"]["file"] = other
+        next(entry for entry in work.manifest["files"] if entry["path"] == MODEL)["path"] = other
+
+
 def tensor_header(rng: random.Random, work: Work) -> None:
     path = rng.choice([GOLDEN, NORMALIZATION])
     data = work.files[path]
@@ -276,6 +289,7 @@ RESEALED: dict[Change, str] = {
     resealed_manifest: "any",
     resealed_exchange: "any",
     sizes_declared: "early",
+    graph_in_two_formats: "early",
     tensor_header: "any",
     tokenizer_value: "any",
     tokenizer_part: "any",

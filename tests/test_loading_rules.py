@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -268,8 +269,6 @@ def test_golden_tensor_without_axes_is_a_contract_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("index", range(len(fuzz_files.FORBIDDEN)))
 def test_harmful_tokenizer_is_refused(index: int) -> None:
-    import random
-
     content = json.loads(tokenizer_bytes()) | fuzz_files.FORBIDDEN[index](random.Random(0))
     with pytest.raises(ContractError, match=r"^x"):
         check_tokenizer(json.dumps(content).encode(), "x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import fuzz_onnx
 import numpy as np
@@ -227,6 +228,20 @@ def test_packed_numbers_are_counted(numbers: list[int]) -> None:
     data = onnx.TensorProto(int64_data=numbers).SerializeToString()
     start = next((a for name, a, _ in fields(data, 0, len(data), table.TENSOR, Budget(9)) if name == "int64_data"), 0)
     assert count_packed(data, start, len(data)) == len(numbers)
+
+
+def test_file_that_is_also_in_another_format_is_refused() -> None:
+    both = b"\x12\xa4\x9c\x01ORTM" + b"x" * 20_000 + GRAPH
+    assert onnx.load_from_string(both).producer_name.startswith("ORTM")
+    with pytest.raises(ContractError, match="the mark of ONNX Runtime's own format"):
+        check(both)
+
+
+@pytest.mark.parametrize("name", ["policy.ort", "policy.xml", "policy"])
+def test_engine_is_not_led_to_another_parser_by_the_name(name: str) -> None:
+    spec = rich_policy()
+    with pytest.raises(ContractError, match=r"graph file: found .*, expected a name that ends in \.onnx"):
+        check_outline(read_outline(GRAPH), replace(spec.graph, file=name), 21, LINEAGE, {DATA: len(WEIGHTS)})
 
 
 def test_policy_of_another_shape_is_refused() -> None:

@@ -19,6 +19,8 @@ from runtime.contract.onnx_tensor import ExternalData, entries
 from runtime.contract.protobuf import Budget, fields, signed, text
 from runtime.errors import ContractError
 
+OTHER_FORMAT = b"ORTM"  # with it (or a name in .ort) ONNX Runtime reads flatbuffers: one file, two graphs
+
 
 @dataclass(frozen=True)
 class GraphValue:
@@ -63,6 +65,8 @@ def read_outline(data: bytes, where: str = "ONNX file") -> OnnxOutline:
     limit = limits.FILE_BYTES[FileRole.MODEL]
     if not 0 < len(data) <= limit:
         raise ContractError(f"{where}: found {len(data)} bytes, expected 1 to {limit}; keep weights in external data")
+    if data[4:8] == OTHER_FORMAT:
+        raise ContractError(f"{where}: found the mark of ONNX Runtime's own format, expected an ONNX model")
     try:
         return _model(data)
     except ContractError as error:

@@ -64,6 +64,8 @@ def check_outline(
         graph, opset, lineage_id: as the manifest states them.
         data_files: sizes [bytes] of the files that may hold weights (MODEL_DATA), by path in the artifact.
     """
+    # engines choose their parser by the name: `.ort` is flatbuffers to ONNX Runtime, `.xml` is OpenVINO's own
+    _require(graph.file.endswith(".onnx"), "graph file", graph.file, "a name that ends in .onnx")
     low, high = limits.IR_VERSIONS
     _require(low <= outline.ir_version <= high, "ir_version", outline.ir_version, f"{low} to {high}")
     strange = sorted(set(outline.opsets) - set(DOMAINS))
