@@ -14,13 +14,15 @@ from typing import Any
 
 import export_factory as tiny
 import numpy as np
+import onnx
 import pytest
 
 from compress.export.bom import BOM_FILE, closure
 from compress.seal import FOR_PROMOTION, SealError, seal
 from runtime.contract.artifact import Artifact, read_artifact, verify_artifact
 from runtime.contract.conventions import FileRole
-from runtime.contract.manifest import PackageVersion
+from runtime.contract.graph import MODEL_FILE
+from runtime.contract.manifest import PackageVersion, lineage_id
 from runtime.contract.write import ArtifactFile, write_artifact
 from runtime.errors import ArtifactError, GateRefusedError
 from runtime.inference.golden import golden_parity
@@ -89,7 +91,11 @@ def redraft(folder: Path, plan: Path, recipe: Path, **changes: ArtifactFile) -> 
         recipe_sha256=hashlib.sha256(recipe.read_bytes()).hexdigest(),
         plan=replace(manifest.lineage.plan, sha256=hashlib.sha256(plan.read_bytes()).hexdigest()),
     )
-    files = {entry.path: ArtifactFile(entry.role, source.path(entry.path)) for entry in manifest.files} | changes
+    graph = onnx.load(str(source.path(MODEL_FILE)), load_external_data=False)
+    graph.metadata_props[0].value = lineage_id(lineage)  # a graph of another lineage is refused
+    files = {entry.path: ArtifactFile(entry.role, source.path(entry.path)) for entry in manifest.files}
+    files[MODEL_FILE] = ArtifactFile(FileRole.MODEL, graph.SerializeToString(deterministic=True))
+    files |= changes
     return write_artifact(
         folder,
         files,

@@ -61,6 +61,7 @@ class OnnxRuntimeBackend:
     def _options(self, ort: Any) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, not guessed by name
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         if self._threads is not None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from runtime.errors import ContractError
@@ -32,8 +33,7 @@ def identifier(value: str, where: str) -> None:
 
 def unique(values: Iterable[str], where: str) -> None:
     """Require that no value repeats."""
-    listed = list(values)
-    repeated = sorted({value for value in listed if listed.count(value) > 1})
+    repeated = sorted(value for value, count in Counter(values).items() if count > 1)
     require(not repeated, where, repeated, "every name once")
 
 

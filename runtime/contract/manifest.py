@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.contract import check
+from runtime.contract import loading_limits as limits
 from runtime.contract.codec import conform, decode, encode
 from runtime.contract.conventions import FileRole, Verdict
 from runtime.contract.lineage import Lineage
@@ -26,6 +28,8 @@ SCHEMA_VERSION = "1.0"
 MANIFEST_FILE = "manifest.json"
 SIGNATURES_DIR = "signatures"
 _VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
+_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{}\]]', re.DOTALL)
+_STEP = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 EXECUTED_ROLES = (FileRole.MODEL, FileRole.MODEL_DATA, FileRole.TOKENIZER, FileRole.NORMALIZATION)
 
 
@@ -187,7 +191,7 @@ class Manifest:
 
         ContractError for wrong JSON, version, keys, values, identity, or bytes that are not canonical.
         """
-        content = parse_json(data, MANIFEST_FILE)
+        content = parse_json(data, MANIFEST_FILE, limits.MANIFEST_BYTES)
         if not isinstance(content, dict):
             raise ContractError(f"{MANIFEST_FILE}: found {type(content).__name__}, expected an object")
         check_schema_version(content.get("schema_version"))
@@ -230,17 +234,49 @@ def canonical_json(data: Any) -> bytes:
     return text.encode("utf-8") + b"\n"
 
 
-def parse_json(data: bytes, where: str) -> Any:
-    """JSON without the usual leniency: duplicate keys, NaN and wrong UTF-8 are ContractErrors that name `where`."""
+def parse_json(data: bytes, where: str, limit: int = limits.JSON_BYTES) -> Any:
+    """JSON without the usual leniency: ContractError names `where`.
+
+    Refused: more than `limit` bytes, deep nesting, duplicate keys, NaN, infinity (also as 1e999), numbers of hundreds
+    of digits, wrong UTF-8.
+    """
+    if len(data) > limit:
+        raise ContractError(f"{where}: found {len(data)} bytes, expected at most {limit}")
 
     def refuse_constant(name: str) -> Any:
         raise ContractError(f"{where}: found {name}, expected finite numbers")
 
-    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        check.unique((key for key, _ in pairs), f"{where} keys")
-        return dict(pairs)
+    def whole(digits: str) -> int:
+        check.require(len(digits) <= limits.JSON_DIGITS, where, digits[:20] + "...", "a shorter number")
+        return int(digits)
 
+    def real(digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else refuse_constant(digits[:20])
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            check.unique((key for key, _ in pairs), f"{where} keys")
+        return found
+
+    _check_depth(data, where)
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=without_duplicates, parse_constant=refuse_constant)
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=without_duplicates,
+            parse_constant=refuse_constant,
+            parse_int=whole,
+            parse_float=real,
+        )
     except (ValueError, RecursionError) as error:
         raise ContractError(f"{where}: not JSON in UTF-8 ({error})") from error
+
+
+def _check_depth(data: bytes, where: str) -> None:
+    """Before parsing, because parsers recurse. Strings are skipped, so that brackets in them do not count."""
+    depth = 0
+    for token in _BRACKETS.finditer(data):
+        depth += _STEP.get(token.group(), 0)
+        if depth > limits.JSON_DEPTH:
+            raise ContractError(f"{where}: found more than {limits.JSON_DEPTH} levels of nesting")

@@ -6,12 +6,14 @@ It lies in `<artifact>.regression/regression.json`, outside the artifact, becaus
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from runtime.contract.artifact import Artifact
-from runtime.errors import GateRefusedError
+from runtime.contract.loading_limits import JSON_BYTES
+from runtime.contract.manifest import parse_json
+from runtime.contract.regular_file import read_bounded
+from runtime.errors import ContractError, GateRefusedError
 
 SCHEMA = "dropgate.regression/1"
 FOLDER_SUFFIX, REPORT = ".regression", "regression.json"
@@ -31,10 +33,10 @@ def check_regression(artifact: Artifact, robot: str) -> dict[str, Any]:
     """
     path = regression_folder(artifact.root) / REPORT
     try:
-        report = json.loads(path.read_text())
+        report = parse_json(read_bounded(path.parent, path.name, JSON_BYTES), REPORT)
     except FileNotFoundError:
         raise GateRefusedError(f"simulation regression: {path} is not there; {NEXT}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ContractError) as error:
         raise GateRefusedError(f"simulation regression: {path} cannot be read ({error}); {NEXT}") from error
     expected = {
         "schema": SCHEMA,

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.contract.panics import LibraryPanic, panics_as_errors
+from runtime.contract.tensors_header import check_tensors_header
 from runtime.errors import INSTALL_ONNX, BackendError, ContractError
 
 
@@ -42,9 +44,11 @@ def parse_tensors(data: bytes, where: str) -> dict[str, NDArray[Any]]:
     ContractError names `where` if the bytes are not one or hold NaN or infinity.
     """
     library = _safetensors()
+    check_tensors_header(data, where)
     try:
-        tensors: dict[str, NDArray[Any]] = library.numpy.load(data)
-    except (library.SafetensorError, ValueError, KeyError) as error:
+        with panics_as_errors():
+            tensors: dict[str, NDArray[Any]] = library.numpy.load(data)
+    except (library.SafetensorError, LibraryPanic, ValueError, KeyError) as error:
         raise ContractError(f"{where}: not a readable safetensors file ({error}); export the artifact again") from error
     for name, tensor in tensors.items():
         if np.issubdtype(tensor.dtype, np.floating) and not np.isfinite(tensor).all():

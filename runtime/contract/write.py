@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.contract import check
@@ -74,9 +74,11 @@ def extend_artifact(
     target = Path(os.path.abspath(directory))
     _refuse_foreign(target)
     kept = {e.path: ArtifactFile(e.role, artifact.root / e.path) for e in artifact.manifest.files}
-    merged = {**kept, **files}
-    entries = tuple(_entry(path, file) for path, file in sorted(merged.items()))
-    return _publish(target, merged, artifact.manifest.with_gate(gate or artifact.manifest.gate, entries))
+    # what is kept keeps its digest: a file that changed since it was verified is refused when the copy is read back
+    listed = {entry.path: entry for entry in artifact.manifest.files}
+    listed |= {path: _entry(path, file) for path, file in files.items()}
+    entries = tuple(listed.values())
+    return _publish(target, {**kept, **files}, artifact.manifest.with_gate(gate or artifact.manifest.gate, entries))
 
 
 def _refuse_foreign(target: Path) -> None:
@@ -118,14 +120,14 @@ def _publish(target: Path, files: Mapping[str, ArtifactFile], manifest: Manifest
             destination.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(destination, file.content)
         _write_synced(staging / MANIFEST_FILE, manifest.to_json())
-        read_artifact(staging)
+        artifact = read_artifact(staging)
         _sync_directories(staging)
         _swap(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     _sync_directory(target.parent)
-    return Artifact(target.resolve(), manifest, manifest.to_json())
+    return replace(artifact, root=target.resolve())
 
 
 def _swap(staging: Path, target: Path) -> None:

@@ -61,7 +61,7 @@ def load_golden(artifact: Artifact) -> tuple[GoldenSample, ...]:
         raise ContractError(f"{ref.file}: found tensors {sorted(tensors)}, expected {sorted(names)}")
     count = len(ref.instructions)
     expected_shape = (count, policy.action.horizon, policy.action.dim)
-    sizes = {name: tensor.shape[0] for name, tensor in tensors.items()}
+    sizes = {name: tensor.shape[0] if tensor.ndim else 0 for name, tensor in tensors.items()}
     if set(sizes.values()) != {count} or tensors[GOLDEN_ACTIONS].shape != expected_shape:
         found = f"{sizes}, actions {tensors[GOLDEN_ACTIONS].shape}"
         raise ContractError(f"{ref.file}: found {found}, expected {count} samples and actions {expected_shape}")

@@ -38,7 +38,8 @@ class Policy:
         self._prompt: tuple[str, Tokens, Tokens] | None = None
         self._backend: Backend | None = backend
         try:
-            backend.load(artifact.path(self._spec.graph.file), self._spec.graph)
+            with artifact.held_still():
+                backend.load(artifact.path(self._spec.graph.file), self._spec.graph)
             backend.warm_up()
         except BaseException:
             self.close()

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.contract.loading_limits import INSTRUCTION_CHARACTERS
+from runtime.contract.panics import panics_as_errors
 from runtime.contract.spec import PromptSpec
+from runtime.contract.tokenizer_rules import check_tokenizer
 from runtime.errors import INSTALL_ONNX, BackendError, ContractError, ObservationError
 
 Tokens = NDArray[np.int64]
@@ -41,7 +44,15 @@ class PromptTokenizer:
         if not isinstance(instruction, str) or not instruction.strip():
             raise ObservationError(f"instruction: found {instruction!r}, expected text that says what to do")
         text = self._spec.render(instruction, state)
-        tokens = self._tokenizer.encode(text, add_special_tokens=self._spec.add_special_tokens).ids
+        if len(text) > INSTRUCTION_CHARACTERS:
+            raise ObservationError(
+                f"instruction: found {len(text)} characters, expected at most {INSTRUCTION_CHARACTERS}"
+            )
+        try:
+            with panics_as_errors():
+                tokens = self._tokenizer.encode(text, add_special_tokens=self._spec.add_special_tokens).ids
+        except Exception as error:  # the binding raises plain Exception, for instance where a token has no number
+            raise ObservationError(f"instruction: the tokenizer cannot read {text!r} ({error})") from error
         limit = self._spec.max_tokens
         if not 0 < len(tokens) <= limit:
             raise ObservationError(
@@ -57,10 +68,12 @@ class PromptTokenizer:
 
 
 def _parse(tokenizers: Any, data: bytes, name: str) -> Any:
+    check_tokenizer(data, name)
     try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        with panics_as_errors():
+            tokenizer = tokenizers.Tokenizer.from_buffer(data)
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
     except Exception as error:  # the binding raises plain Exception for every parse failure
         raise ContractError(f"{name}: not a tokenizer file ({error}); export the artifact again") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     return tokenizer

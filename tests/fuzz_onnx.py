@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Edits of an ONNX file that know its structure; each says what must come of it.
+
+`early`: refused before an engine sees the file. `neutral`: loads and answers the same. `any`: refused, or loads.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+Edit = Callable[[random.Random, Any], None]
+EDITS: dict[str, tuple[str, Edit]] = {}
+RAW: dict[str, Callable[[random.Random, bytes], bytes]] = {}
+HUGE = (2**31, 2**40, 2**62, 2**63 - 1)
+PLACES = (
+    "/etc/passwd", "../policy.onnx.data", "./policy.onnx.data", "sub/policy.onnx.data", "..", ".", "",
+    "C:\\policy.onnx.data", "sub\\policy.onnx.data", "policy.onnx.data\0", "*/_ORT_MEM_ADDR_/*", "policy.onnx",
+    "manifest.json", "tokenizer.json", "POLICY.ONNX.DATA", "policy.onnx.data ", "/dev/zero", "/proc/self/mem",
+    "file:///etc/passwd", "\\\\host\\share", "policy.onnx.data/",
+)  # fmt: skip
+
+
+def edit(expect: str) -> Callable[[Edit], Edit]:
+    def register(function: Edit) -> Edit:
+        EDITS[function.__name__] = (expect, function)
+        return function
+
+    return register
+
+
+def nodes(model: Any) -> list[Any]:
+    """All nodes, inner graphs included."""
+    found, pending = [], [model.graph]
+    while pending:
+        graph = pending.pop()
+        for node in graph.node:
+            found.append(node)
+            pending += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return found
+
+
+def external(rng: random.Random, model: Any) -> Any:
+    """An initializer outside the file; one is moved out where there is none."""
+    outside = [tensor for tensor in model.graph.initializer if tensor.external_data]
+    if outside:
+        return rng.choice(outside)
+    tensor = rng.choice([tensor for tensor in model.graph.initializer if tensor.HasField("raw_data")])
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "policy.onnx.data"), ("offset", 0), ("length", size)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def put(tensor: Any, key: str, value: str) -> None:
+    for entry in tensor.external_data:
+        if entry.key == key:
+            entry.value = value
+
+
+@edit("early")
+def operator_renamed(rng: random.Random, model: Any) -> None:
+    rng.choice(nodes(model)).op_type = rng.choice(
+        ["Evil", "mul", "PyOp", "ATen", "FusedMatMul", "Affine", "é", "A" * 99]
+    )
+
+
+@edit("early")
+def operator_refused(rng: random.Random, model: Any) -> None:
+    rng.choice(nodes(model)).op_type = rng.choice(["ImageDecoder", "RegexFullMatch", "RandomNormal", "SequenceEmpty"])
+
+
+@edit("any")
+def operator_exchanged(rng: random.Random, model: Any) -> None:
+    rng.choice(nodes(model)).op_type = rng.choice(
+        ["Add", "Mul", "Neg", "Loop", "If", "Constant", "Expand", "Tile", "Pad"]
+    )
+
+
+@edit("early")
+def domain_set(rng: random.Random, model: Any) -> None:
+    rng.choice(nodes(model)).domain = rng.choice(["com.microsoft", "evil", "ai.onnx.ml", "com.microsoft.nchwc", " "])
+
+
+@edit("early")
+def domain_imported(rng: random.Random, model: Any) -> None:
+    model.opset_import.append(helper.make_opsetid(rng.choice(["com.microsoft", "evil", "ai.onnx.ml", "ai.onnx"]), 1))
+
+
+@edit("early")
+def opset_changed(rng: random.Random, model: Any) -> None:
+    model.opset_import[0].version = rng.choice([0, 1, 7, 16, 23, 99, -1, 2**62])
+
+
+@edit("early")
+def ir_version_changed(rng: random.Random, model: Any) -> None:
+    model.ir_version = rng.choice([-1, 0, 1, 3, 6, 99, 2**62])
+
+
+@edit("early")
+def function_added(rng: random.Random, model: Any) -> None:
+    name = rng.choice(["Add", "Mul", "Evil"])
+    model.functions.append(helper.make_function("", name, ["a"], ["b"], [helper.make_node("Neg", ["a"], ["b"])],
+                                                model.opset_import))  # fmt: skip
+
+
+@edit("early")
+def training_added(rng: random.Random, model: Any) -> None:
+    model.training_info.add().algorithm.name = "x"
+
+
+@edit("early")
+def sparse_weight(rng: random.Random, model: Any) -> None:
+    sparse = model.graph.sparse_initializer.add(dims=[rng.choice([4, *HUGE])])
+    sparse.values.CopyFrom(helper.make_tensor("sparse", TensorProto.FLOAT, [1], [1.0]))
+    sparse.indices.CopyFrom(helper.make_tensor("at", TensorProto.INT64, [1], [rng.choice([0, 3, 2**40])]))
+    if rng.random() < 0.5:
+        external_to(sparse.values, rng.choice(PLACES))
+
+
+def external_to(tensor: Any, place: str) -> None:
+    for name in ("float_data", "raw_data", "int64_data"):
+        tensor.ClearField(name)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", place), ("offset", "0"), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+
+
+@edit("early")
+def location_changed(rng: random.Random, model: Any) -> None:
+    put(external(rng, model), "location", rng.choice(PLACES))
+
+
+@edit("early")
+def range_beyond_file(rng: random.Random, model: Any) -> None:
+    put(external(rng, model), "offset", str(rng.choice([10**6, 2**31, 2**40, 2**63 - 1, 10**19 - 1])))
+
+
+@edit("early")
+def range_not_a_number(rng: random.Random, model: Any) -> None:
+    bad = rng.choice(["-1", "+0", " 0", "0x10", "1e3", "", "٣", "9" * 40, "0\n"])
+    put(external(rng, model), rng.choice(["offset", "length"]), bad)
+
+
+@edit("early")
+def length_changed(rng: random.Random, model: Any) -> None:
+    tensor = external(rng, model)
+    length = int(next(entry.value for entry in tensor.external_data if entry.key == "length"))
+    put(tensor, "length", str(rng.choice([0, max(0, length - 1), length + 1, length * 2, 2**40])))
+    if length == 0:
+        put(tensor, "length", "7")
+
+
+@edit("early")
+def ranges_overlap(rng: random.Random, model: Any) -> None:
+    outside = [tensor for tensor in model.graph.initializer if tensor.external_data]
+    if len(outside) < 2:
+        return location_changed(rng, model)
+    first = outside[0]
+    offset = int(next(entry.value for entry in first.external_data if entry.key == "offset"))
+    put(outside[1], "offset", str(offset + rng.choice([1, 4, 8, 16])))
+    return None
+
+
+@edit("early")
+def external_key_added(rng: random.Random, model: Any) -> None:
+    key = rng.choice(["prepacked_0", "checksum", "location", "offset", "basepath", "Location", ""])
+    external(rng, model).external_data.add(key=key, value="0")
+
+
+@edit("early")
+def external_constant(rng: random.Random, model: Any) -> None:
+    node = helper.make_node("Constant", [], ["extra"], value=helper.make_tensor("c", TensorProto.FLOAT, [1], [1.0]))
+    external_to(node.attribute[0].t, "policy.onnx.data")
+    model.graph.node.insert(0, node)
+
+
+@edit("early")
+def shape_changed(rng: random.Random, model: Any) -> None:
+    tensor = rng.choice(model.graph.initializer)
+    sizes = [*HUGE, -1, 3, 17]
+    tensor.dims.append(rng.choice(sizes)) if rng.random() < 0.5 or not tensor.dims else tensor.dims.__setitem__(
+        rng.randrange(len(tensor.dims)), rng.choice([*HUGE, -1, 1001])
+    )
+
+
+@edit("early")
+def shape_overflows(rng: random.Random, model: Any) -> None:
+    tensor = rng.choice(model.graph.initializer)
+    del tensor.dims[:]
+    tensor.dims.extend(rng.choice([[2**32, 2**32], [2**63 - 1, 2], [2**21] * 3, [0, 2**63 - 1], [1] * 9, [-1, -1]]))
+
+
+@edit("early")
+def text_tensor(rng: random.Random, model: Any) -> None:
+    model.graph.initializer.append(helper.make_tensor("words", TensorProto.STRING, [1], [b"x"]))
+
+
+@edit("any")
+def element_type_changed(rng: random.Random, model: Any) -> None:
+    rng.choice(model.graph.initializer).data_type = rng.choice([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 14, 16, 20, 22, 27, 99])
+
+
+@edit("early")
+def weight_doubled(rng: random.Random, model: Any) -> None:
+    model.graph.initializer.append(rng.choice(model.graph.initializer))
+
+
+@edit("any")
+def weight_removed(rng: random.Random, model: Any) -> None:
+    model.graph.initializer.remove(rng.choice(model.graph.initializer))
+
+
+@edit("any")
+def weight_moved_inside(rng: random.Random, model: Any) -> None:
+    tensor = external(rng, model)
+    size = int(next(entry.value for entry in tensor.external_data if entry.key == "length"))
+    tensor.ClearField("external_data")
+    tensor.data_location = TensorProto.DEFAULT
+    tensor.raw_data = rng.randbytes(size)
+
+
+@edit("any")
+def weight_bytes_changed(rng: random.Random, model: Any) -> None:
+    tensor = rng.choice([tensor for tensor in model.graph.initializer if tensor.raw_data])
+    tensor.raw_data = rng.randbytes(len(tensor.raw_data))
+
+
+@edit("early")
+def trips_huge(rng: random.Random, model: Any) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name == "rounds":
+            tensor.raw_data = rng.choice([2**62, 2**63 - 1, -1, 1025]).to_bytes(8, "little", signed=True)
+            return
+    model.graph.node.append(helper.make_node("Loop", ["", ""], ["never"], body=onnx.GraphProto(name="b")))
+
+
+@edit("early")
+def trips_computed(rng: random.Random, model: Any) -> None:
+    model.graph.node.append(helper.make_node("Size", ["pixels"], ["many"]))
+    model.graph.node.append(helper.make_node("Loop", ["many", ""], ["never"], body=onnx.GraphProto(name="b")))
+
+
+@edit("early")
+def graphs_nested(rng: random.Random, model: Any) -> None:
+    graph = onnx.GraphProto(name="leaf")
+    for _ in range(rng.choice([9, 15, 25])):
+        outer = onnx.GraphProto(name="g")
+        outer.node.append(
+            helper.make_node("If", ["go"], ["x"], then_branch=graph, else_branch=onnx.GraphProto(name="e"))
+        )
+        graph = outer
+    model.graph.node.append(graph.node[0])
+
+
+@edit("early")
+def input_changed(rng: random.Random, model: Any) -> None:
+    value = rng.choice([*model.graph.input, *model.graph.output])
+    if rng.random() < 0.3:
+        value.name = rng.choice(["", "x", "actions", "pixels", "actions2"]) or "renamed"
+        value.name += "_"
+    else:
+        rng.choice(value.type.tensor_type.shape.dim).dim_value = rng.choice([2, 99, *HUGE])
+
+
+@edit("early")
+def axes_many(rng: random.Random, model: Any) -> None:
+    model.graph.value_info.append(
+        helper.make_tensor_value_info("wide", TensorProto.FLOAT, [1] * rng.choice([9, 64, 999]))
+    )
+
+
+@edit("any")
+def attribute_removed(rng: random.Random, model: Any) -> None:
+    having = [node for node in nodes(model) if node.attribute]
+    node = rng.choice(having)
+    node.attribute.remove(rng.choice(node.attribute))
+
+
+@edit("any")
+def attribute_changed(rng: random.Random, model: Any) -> None:
+    attribute = rng.choice([a for node in nodes(model) for a in node.attribute])
+    attribute.i = rng.choice([-1, 0, 1, 2, 99, *HUGE, -(2**63)])
+    if rng.random() < 0.5:
+        attribute.type = rng.choice([1, 2, 3, 4, 5, 7])
+
+
+@edit("any")
+def node_removed(rng: random.Random, model: Any) -> None:
+    model.graph.node.remove(rng.choice(model.graph.node))
+
+
+@edit("any")
+def node_doubled(rng: random.Random, model: Any) -> None:
+    model.graph.node.append(rng.choice(model.graph.node))
+
+
+@edit("any")
+def wires_crossed(rng: random.Random, model: Any) -> None:
+    having = [node for node in nodes(model) if node.input]
+    names = [name for node in nodes(model) for name in (*node.input, *node.output)] + ["", "none"]
+    node = rng.choice(having)
+    node.input[rng.randrange(len(node.input))] = rng.choice(names)
+
+
+@edit("any")
+def memory_asked_for(rng: random.Random, model: Any) -> None:
+    size = rng.choice([2**33, 2**36, 2**40, 2**62])
+    model.graph.initializer.append(helper.make_tensor("much", TensorProto.INT64, [1], [size]))
+    model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["much"], ["filled"]))
+    model.graph.node.insert(1, helper.make_node("ReduceSum", ["filled"], ["sum"], keepdims=0))
+    last = model.graph.node[-1]
+    model.graph.node.append(helper.make_node("Add", ["before", "sum"], ["actions"]))
+    last.output[0] = "before"
+
+
+@edit("early")
+def metadata_foreign(rng: random.Random, model: Any) -> None:
+    key = rng.choice(["ort_config", "evil", "", "dropgate.lineage_id"])
+    model.metadata_props.add(key=key, value='{"session_options": {"inter_op_num_threads": 99}}')
+
+
+@edit("neutral")
+def notes_changed(rng: random.Random, model: Any) -> None:
+    choice = rng.randrange(4)
+    if choice == 0:
+        model.producer_name = f"tool {rng.random()}"
+    elif choice == 1:
+        model.graph.doc_string = f"note {rng.random()}"
+    elif choice == 2:
+        rng.choice(nodes(model)).name = f"node {rng.random()}"
+    else:
+        model.metadata_props.add(key=f"dropgate.{rng.randrange(10**6)}", value="x")
+
+
+def _raw(function: Callable[[random.Random, bytes], bytes]) -> Callable[[random.Random, bytes], bytes]:
+    RAW[function.__name__] = function
+    return function
+
+
+@_raw
+def second_graph(rng: random.Random, data: bytes) -> bytes:
+    return data + b"\x3a\x02\x12\x00"  # field 7 again: lenient readers merge the two
+
+
+@_raw
+def second_version(rng: random.Random, data: bytes) -> bytes:
+    return data + b"\x08\x0a"
+
+
+@_raw
+def unknown_field(rng: random.Random, data: bytes) -> bytes:
+    return data + rng.choice([b"\x7a\x01x", b"\xfa\x7f\x01x", b"\x48\x01", b"\x02\x01x", b"\xfa\xff\xff\xff\x0f\x00"])
+
+
+@_raw
+def group_field(rng: random.Random, data: bytes) -> bytes:
+    return data + b"\x7b" * rng.choice([1, 50, 10_000]) + b"\x7c"
+
+
+@_raw
+def overlong_number(rng: random.Random, data: bytes) -> bytes:
+    return rng.choice([b"\x28\x81\x00", b"\x28" + b"\x80" * 9 + b"\x00", b"\x28" + b"\xff" * 11]) + data
+
+
+@_raw
+def length_lies(rng: random.Random, data: bytes) -> bytes:
+    return data + b"\x12" + rng.choice([b"\x7f", b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f"])
+
+
+@_raw
+def not_utf8(rng: random.Random, data: bytes) -> bytes:
+    return data + b"\x22" + rng.choice([b"\x02\xff\xfe", b"\x03\xed\xa0\x80", b"\x01\x00"])
