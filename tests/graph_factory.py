@@ -107,3 +107,26 @@ def attention(path: Path, kind: int = FLOAT) -> Path:
     sides = {name: (kind, (1, 2, 16, 32)) for name in ("q", "k", "v")}
     node = helper.make_node("Attention", list(sides), ["y"], name="fused")
     return save(path, [node], sides, {"y": (kind, (1, 2, 16, 32))}, opset=23)
+
+
+def quantized(path: Path, form: str) -> Path:
+    """x @ w with `w` quantised: `int4` blockwise or `int8` by DequantizeLinear, `dynamic` by MatMulInteger."""
+    if form == "dynamic":
+        nodes = [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="quantise"),
+            helper.make_node("MatMulInteger", ["q", "w", "z"], ["sum"], name="integers"),
+            helper.make_node("Cast", ["sum"], ["real"], name="real", to=FLOAT),
+            helper.make_node("Mul", ["real", "s"], ["y"], name="scale"),
+        ]
+        weights = [numpy_helper.from_array(np.ones((32, 4), np.int8), "w")]
+        return save(path, nodes, {"x": (FLOAT, (1, 32))}, {"y": (FLOAT, (1, 4))}, weights)
+    values = np.random.default_rng(0).integers(-8, 8, (32, 4))
+    kind = TensorProto.INT4 if form == "int4" else TensorProto.INT8
+    scale = np.full((2, 4), 0.1, np.float32) if form == "int4" else np.float32(0.1)
+    options = {"axis": 0, "block_size": 16} if form == "int4" else {}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["real"], name="dequantise", **options),
+        helper.make_node("MatMul", ["x", "real"], ["y"], name="multiply"),
+    ]
+    weights = [helper.make_tensor("w", kind, (32, 4), values.ravel().tolist()), numpy_helper.from_array(scale, "scale")]
+    return save(path, nodes, {"x": (FLOAT, (1, 32))}, {"y": (FLOAT, (1, 4))}, weights, opset=21)

@@ -83,6 +83,20 @@ def test_loop_body_is_counted(tmp_path: Path) -> None:
 
 
 @needs_rtx
+@pytest.mark.parametrize("form", ["int4", "int8"])
+def test_weights_quantised_by_dequantize_linear_convert(tmp_path: Path, form: str) -> None:
+    found = examine(graphs.quantized(tmp_path / "q.onnx", form), library(TENSORRT_RTX))
+    assert found.multiplies == {"MATRIX_MULTIPLY": {"FLOAT": 1}}
+    assert found.dtypes[form.upper()] >= 1
+
+
+@needs_rtx
+def test_dynamic_int8_is_refused_with_its_node(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match=r"cannot parse it: node quantise \(DynamicQuantizeLinear\)"):
+        examine(graphs.quantized(tmp_path / "q.onnx", "dynamic"), library(TENSORRT_RTX))
+
+
+@needs_rtx
 def test_layer_of_another_type_than_its_node_is_refused(tmp_path: Path) -> None:
     low, full = scan(graphs.mlp(tmp_path / "low.onnx", graphs.HALF)), graphs.mlp(tmp_path / "full.onnx")
     layers = tuple(parse(library(TENSORRT_RTX), full).layers())
