@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from artifact_factory import onnx_bytes, policy_spec, write_draft
-from engine_factory import record
+from artifact_factory import artifact_files, onnx_bytes, policy_spec, write_draft
+from engine_factory import needs_rtx, plan, record
 from tensorrt_double import HostDevice, OnDouble, Trt
 
 from runtime.backends import cuda
@@ -26,6 +26,7 @@ from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from runtime.backends.station import station_facts
 from runtime.backends.tensorrt_backend import GRAPH, TensorRtBackend
 from runtime.backends.tensorrt_build import BuildSettings
+from runtime.backends.tensorrt_library import TENSORRT_RTX, library
 from runtime.contract.artifact import Artifact
 from runtime.contract.conventions import FileRole
 from runtime.contract.graph import ACTIONS, STATE
@@ -244,13 +245,41 @@ def test_engine_built_under_another_driver_is_not_used(artifact: Artifact, tmp_p
         backend.load(artifact.path("policy.onnx"), SPEC)
 
 
-def test_artifact_that_brings_an_engine_is_not_loaded(artifact: Artifact, tmp_path: Path) -> None:
-    from artifact_factory import artifact_files
-
+@pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt"])
+def test_artifact_that_brings_an_engine_is_not_loaded(tmp_path: Path, engine: str) -> None:
     files = {**artifact_files(), "policy.plan": ArtifactFile(FileRole.EVIDENCE, b"ftrt" * 9)}
     brought = write_draft(tmp_path / "brought", files=files)
     with pytest.raises(ArtifactError, match=r"policy\.plan: is a serialised engine"):
-        OnDouble().load(brought.path("policy.onnx"), SPEC)
+        Policy.load(brought.root, engine, allow_unsealed=True)
+
+
+@needs_rtx
+def test_every_tensorrt_name_that_is_used_exists() -> None:
+    """In TensorRT-RTX, whose Python API is TensorRT's; the names were also found in the bindings of TensorRT 10.3.0,
+    10.16.1 and 11.4.0."""
+    trt = library(TENSORRT_RTX)
+    used = {
+        trt.Runtime: ["deserialize_cuda_engine"],
+        trt.ICudaEngine: [
+            "num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype", "get_tensor_shape",
+            "get_tensor_location", "create_execution_context",
+        ],
+        trt.IExecutionContext: ["set_tensor_address", "execute_async_v3"],
+        trt.TensorIOMode: ["INPUT", "OUTPUT"],
+        trt.TensorLocation: ["DEVICE"],
+    }  # fmt: skip
+    assert [(kind, name) for kind, names in used.items() for name in names if not hasattr(kind, name)] == []
+
+
+@needs_rtx
+def test_real_engine_on_a_machine_without_a_driver_is_an_error(model: Path) -> None:
+    if cuda.DRIVER_FILE.exists():
+        pytest.skip("this machine has an NVIDIA driver")
+    device = HostDevice()
+    backend = TensorRtBackend(plan=plan(), trt=library(TENSORRT_RTX), cuda=device)
+    with pytest.raises(BackendError, match=r"tensorrt_rtx cannot open its engine: error: .*CUDA driver"):
+        backend.load(model, SPEC)
+    assert device.held == {}
 
 
 has_bindings = importlib.util.find_spec("cuda") is not None

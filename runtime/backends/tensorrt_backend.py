@@ -22,13 +22,10 @@ from runtime.backends.base import Tensor, check_tensors, zeros
 from runtime.backends.cuda import Cuda, array_at
 from runtime.backends.engine_cache import EngineCache
 from runtime.backends.engine_key import engine_key
-from runtime.backends.shipped_engines import refuse_shipped_engines
 from runtime.backends.station import station_facts
 from runtime.backends.tensorrt_build import BuildSettings
 from runtime.backends.tensorrt_library import TENSORRT, last_errors, library, logger
-from runtime.contract.artifact import load_manifest
 from runtime.contract.graph import GraphSpec, TensorSpec
-from runtime.contract.manifest import MANIFEST_FILE
 from runtime.errors import BackendError
 
 LOG = logging.getLogger("dropgate.tensorrt")
@@ -83,8 +80,6 @@ class TensorRtBackend:
     def load(self, model: Path, graph: GraphSpec) -> None:
         """Find, check and open the engine and make its buffers; BackendError says what differs or is missing."""
         self.close()
-        if (model.parent / MANIFEST_FILE).is_file():
-            refuse_shipped_engines(model.parent, load_manifest(model.parent)[0])
         trt = self._trt or library(TENSORRT)
         cuda = self._cuda or Cuda()
         self._trt, self._cuda = trt, cuda
