@@ -150,6 +150,8 @@ class ExportSection:
         golden: frames whose inputs and outputs travel with the artifact.
         threads: CPU threads of the latency measurement.
         bench_runs: timed calls per engine.
+        convertible: ask TensorRT's builder (package `tensorrt-rtx`, no GPU) whether it takes the graph: where it is
+            installed, always (no package is an error), or never.
     """
 
     target: Literal["onnx"] = "onnx"
@@ -160,6 +162,7 @@ class ExportSection:
     golden: int = number(8, low=8, high=256)
     threads: int = number(1, low=1, high=1024)
     bench_runs: int = number(50, low=1, high=100_000)
+    convertible: Literal["auto", "require", "off"] = "auto"
 
     def __post_init__(self) -> None:
         check_ranges(self)

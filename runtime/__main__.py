@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m runtime verify | inspect | bench ARTIFACT [--json]`, and `worker`, which controllers start.
+"""`python -m runtime verify | inspect | bench | build ARTIFACT [--json]`, and `worker`, which controllers start.
 
 Exit 0 = fine, 1 = refused with one sentence, 2 = usage.
 """
@@ -49,18 +49,29 @@ def _parser() -> argparse.ArgumentParser:
         "bench", help="latency of observation -> action chunk on the golden inputs; drafts allowed"
     )
     bench.add_argument("--runs", type=int, default=100, help="timed calls (default: %(default)s)")
-    for command, run in ((verify, _verify), (inspect, _inspect), (bench, _bench)):
+    build = commands.add_parser("build", help="build and prove a TensorRT engine for this machine's GPU, and keep it")
+    _add_build(build)
+    for command, run in ((verify, _verify), (inspect, _inspect), (bench, _bench), (build, _build)):
         command.add_argument("--json", action="store_true", help="print JSON for programs")
         command.set_defaults(run=run)
     worker = commands.add_parser("worker", help="answer one controller over an inherited socket; not started by hand")
     _add_worker(worker)
-    for command in (verify, inspect, bench, worker):
+    for command in (verify, inspect, bench, build, worker):
         command.add_argument("artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)")
     for command in (verify, bench, worker):
         choice = "one core less than there are" if command is worker else "the engine's own choice"
         command.add_argument("--backend", default="onnxruntime", help="engine (default: %(default)s)")
         command.add_argument("--threads", type=int, default=None, help=f"engine threads (default: {choice})")
     return parser
+
+
+def _add_build(build: argparse.ArgumentParser) -> None:
+    build.add_argument("--cache", type=Path, default=None, help="engine cache (default: ~/.cache/dropgate/engines)")
+    build.add_argument("--level", type=int, default=3, help="optimisation level 0 to 5 (default: %(default)s)")
+    build.add_argument("--workspace-mib", type=int, default=0, help="scratch memory (default: all of the device)")
+    build.add_argument("--tf32", action="store_true", help="multiply float32 with 10 bits of mantissa")
+    build.add_argument("--no-timing-cache", action="store_true", help="time every kernel again")
+    build.add_argument("--any-version", action="store_true", help="accept a TensorRT that the version table lacks")
 
 
 def _add_worker(worker: argparse.ArgumentParser) -> None:
@@ -130,6 +141,19 @@ def _bench(options: argparse.Namespace) -> Answer:
     threads = options.threads or "engine default"
     ids = {"artifact_id": policy.manifest.artifact_id, "policy_id": policy.manifest.policy_id}
     return True, {**ids, "backend": options.backend, "threads": threads, **dataclasses.asdict(latency)}
+
+
+def _build(options: argparse.Namespace) -> Answer:
+    from runtime.backends.engine_cache import EngineCache
+    from runtime.backends.tensorrt_build import BuildSettings
+    from runtime.contract.codec import encode
+    from runtime.inference.engine_build import build_engine, this_station
+
+    settings = BuildSettings(options.level, options.workspace_mib << 20, options.tf32, not options.no_timing_cache)
+    builder, cache = this_station(any_version=options.any_version), EngineCache(options.cache)
+    engine, fresh = build_engine(options.artifact, cache, builder, settings, lambda line: print(line, file=sys.stderr))
+    folder = cache.root / engine.record.key.digest
+    return True, {"built_now": fresh, "entry": str(folder), "record": encode(engine.record)}
 
 
 def _worker(options: argparse.Namespace) -> Answer:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from artifact_factory import onnx_bytes, policy_spec
+from tensorrt_double import OnDouble
 
 from runtime.backends.base import Backend, check_finite, zeros
 from runtime.backends.fake_backend import FakeBackend, Fault, Step
@@ -30,6 +31,8 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=sorted(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> Backend:
+    if request.param == "tensorrt":  # the real backend over a double; on a GPU: test_tensorrt_gpu.py
+        return OnDouble()
     return create_backend(request.param)
 
 

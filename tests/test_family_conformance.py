@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,8 @@ from compress.costs import count_flops, measure
 from compress.dtr.drop import DropError, drop
 from compress.dtr.heal import heal
 from compress.dtr.teacher import answer, distilled_loss, heard
-from compress.export.draft import export_draft
+from compress.export.convertible import CONVERTS, NOT_CHECKED
+from compress.export.draft import CONVERTIBLE_FILE, export_draft
 from compress.gateprobe import gate_derivatives, probe
 from compress.models.base import Batch, BlockGroup, ModelError, VlaModel
 from compress.models.registry import load_model
@@ -388,9 +390,11 @@ def test_the_artifact_answers_like_torch(name: str, tmp_path: Path) -> None:
         "recipe_sha256": "1" * 64,
         "plan_sha256": "2" * 64,
     }
-    report = export_draft(model, samples_for(model, 8), tmp_path / "draft", lineage)
+    report = export_draft(model, samples_for(model, 8), tmp_path / "draft", lineage, convertibility="auto")
     assert report.golden.samples == 8
     assert report.golden.ok
+    converts = json.loads((tmp_path / "draft" / CONVERTIBLE_FILE).read_text())
+    assert converts["status"] == (CONVERTS if importlib.util.find_spec("tensorrt_rtx") else NOT_CHECKED)
 
 
 @families

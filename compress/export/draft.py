@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from compress.atomic import folder_atomic
 from compress.data.samples import Sample
-from compress.export import parity
+from compress.export import convertible, parity
 from compress.export.errors import ExportError, ParityError
 from compress.export.lineage import lineage_of
 from compress.export.onnx_export import ExportedGraph, export_stage
@@ -38,7 +38,7 @@ from runtime.errors import DropGateRuntimeError
 from runtime.inference.golden import GoldenParity, golden_parity
 from runtime.inference.policy import Policy
 
-PARITY_FILE = "evidence/parity.json"
+PARITY_FILE, CONVERTIBLE_FILE = "evidence/parity.json", "evidence/convertible.json"
 Progress = Callable[[str], None]
 
 
@@ -78,6 +78,7 @@ def export_draft(
     progress: Progress | None = None,
     *,
     options: GraphOptions | None = None,
+    convertibility: convertible.Mode = "off",
 ) -> ExportReport:
     """Write the draft artifact of `model` to `folder`; it appears whole and proven, or not at all.
 
@@ -89,9 +90,10 @@ def export_draft(
         lineage: a `Lineage`, or what `compress.export.lineage.lineage_of` takes beside the model.
         progress: called with one line per step.
         options: how the graph is written; float32, loops, batch 1 and opset 20 when None.
+        convertibility: whether TensorRT's builder is asked, see `compress.export.convertible.check`.
 
     Raises:
-        ExportError: the model cannot be exported, or `folder` holds something else.
+        ExportError: the model cannot be exported, TensorRT does not take its graph, or `folder` holds something else.
         ParityError: the graph, or the runtime around it, answers differently from torch.
         OSError: the disk is full or not writable; `folder` is as it was.
     """
@@ -105,8 +107,10 @@ def export_draft(
         say("exporting to ONNX")
         graph = export_stage(stage, Path(scratch), {LINEAGE_METADATA: lineage_id(known)}, options=chosen)
         say(f"exported {graph.nodes} nodes in {graph.export_s:.1f} s")
+        converts = convertible.check(graph.path, convertibility)
+        say(converts.describe())
         with folder_atomic(folder) as work:
-            artifact, report = _assemble(model, stage, golden_samples, graph, known, work, say)
+            artifact, report = _assemble(model, stage, golden_samples, graph, converts, known, work, say)
             golden = _prove(artifact)
     say(
         f"the runtime agrees with torch on {golden.samples} golden samples, "
@@ -130,6 +134,7 @@ def _assemble(
     stage: ExportStage,
     samples: Sequence[Sample],
     graph: ExportedGraph,
+    converts: convertible.Convertibility,
     lineage: Lineage,
     work: Path,
     say: Progress,
@@ -146,11 +151,11 @@ def _assemble(
     say(report.describe())
     tolerance = golden_tolerance(policy.action, normalizers.action, report)
     golden = golden_file(samples, policy.observation, _torch_chunks(model, samples))
-    evidence = {
-        PARITY_FILE: ArtifactFile(
-            FileRole.EVIDENCE, canonical_json({**report.to_json(), "golden_tolerance": tolerance})
-        )
+    proofs = {
+        PARITY_FILE: {**report.to_json(), "golden_tolerance": tolerance},
+        CONVERTIBLE_FILE: converts.to_json(),
     }
+    evidence = {path: ArtifactFile(FileRole.EVIDENCE, canonical_json(proof)) for path, proof in proofs.items()}
     artifact = write_artifact(
         work,
         {**content(graph, policy, files, golden), **evidence},

@@ -10,3 +10,7 @@ class ExportError(RuntimeError):
 
 class ParityError(ExportError):
     """The graph does not compute what the model computes; nothing was written."""
+
+
+class ConvertError(ExportError):
+    """TensorRT does not take the graph; the message names the node."""

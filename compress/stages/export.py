@@ -54,7 +54,10 @@ def run(ctx: Context) -> Result:
     reports = {}
     for name, (model, plan) in plans.items():
         lineage = _lineage(recipe, source, plan, ctx.folder / RECIPE)
-        reports[name] = export_draft(model, samples, ctx.folder / name, lineage, ctx.say, options=options)
+        asked = spec.convertible if name == CANDIDATE else "off"  # the baseline is compared with, never shipped
+        reports[name] = export_draft(
+            model, samples, ctx.folder / name, lineage, ctx.say, options=options, convertibility=asked
+        )
     artifacts = {BASELINE: (ctx.folder / BASELINE, whole), CANDIDATE: (ctx.folder / CANDIDATE, small)}
     bench = compare(artifacts, spec.bench_runs, spec.threads, ctx.say)
     write_json(ctx.folder / BENCH, bench.to_json())

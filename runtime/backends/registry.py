@@ -23,13 +23,26 @@ def _fake(threads: int | None, provider: str | None, detail: str) -> Backend:
     return FakeBackend(parse_script(detail))
 
 
-BACKENDS: dict[str, Callable[[int | None, str | None, str], Backend]] = {"onnxruntime": _onnxruntime, "fake": _fake}
+def _tensorrt(threads: int | None, provider: str | None, detail: str) -> Backend:
+    from pathlib import Path
+
+    from runtime.backends.tensorrt_backend import TensorRtBackend
+
+    return TensorRtBackend(cache=Path(detail) if detail else None)
+
+
+BACKENDS: dict[str, Callable[[int | None, str | None, str], Backend]] = {
+    "onnxruntime": _onnxruntime,
+    "tensorrt": _tensorrt,
+    "fake": _fake,
+}
 
 
 def create_backend(name: str, *, threads: int | None = None, provider: str | None = None) -> Backend:
     """A new engine of that name; BackendError lists the names there are.
 
-    `fake:SCRIPT` plays faults (see `runtime.backends.fake_backend.parse_script`); other engines take no script.
+    `fake:SCRIPT` plays faults (see `runtime.backends.fake_backend.parse_script`); `tensorrt:DIR` takes the engines of
+    another cache folder (threads and providers are ONNX Runtime's; it was proved when it was built).
     """
     kind, _, detail = name.partition(":")
     if kind not in BACKENDS:

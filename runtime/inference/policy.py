@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from runtime.backends.base import Backend, check_finite, check_tensors
 from runtime.backends.registry import create_backend
+from runtime.backends.shipped_engines import refuse_shipped_engines
 from runtime.contract.artifact import Artifact, SignatureVerifier, read_artifact
 from runtime.contract.chunk import ActionChunk
 from runtime.contract.conventions import Verdict
@@ -28,6 +29,7 @@ class Policy:
     """One loaded policy. Not thread-safe: one request in flight. Use `Policy.load`, then `infer`, then `close`."""
 
     def __init__(self, artifact: Artifact, backend: Backend) -> None:
+        refuse_shipped_engines(artifact.root, artifact.manifest)
         self.artifact = artifact
         self._spec: PolicySpec = artifact.manifest.policy
         normalizers = artifact.normalizers()
