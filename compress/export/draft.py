@@ -25,6 +25,7 @@ from compress.export.lineage import lineage_of
 from compress.export.onnx_export import OPSET, ExportedGraph, export_stage
 from compress.export.policy_files import content, golden_file, golden_tolerance, policy_spec
 from compress.export.versions import created_with
+from compress.export.work import count
 from compress.models.base import ExportStage, VlaModel
 from runtime.contract.artifact import Artifact, load_manifest
 from runtime.contract.conventions import FileRole
@@ -36,6 +37,7 @@ from runtime.contract.write import ArtifactFile, write_artifact
 from runtime.errors import DropGateRuntimeError
 from runtime.inference.golden import GoldenParity, golden_parity
 from runtime.inference.policy import Policy
+from runtime.inference.roofline import WORK_FILE
 
 PARITY_FILE = "evidence/parity.json"
 Progress = Callable[[str], None]
@@ -141,7 +143,8 @@ def _assemble(
     report = parity.check(stage, graph.path, graph.spec, observations, policy.action, normalizers.action)
     say(report.describe())
     golden = golden_file(samples, policy.observation, _torch_chunks(model, samples))
-    evidence = {PARITY_FILE: ArtifactFile(FileRole.EVIDENCE, canonical_json(report.to_json()))}
+    found = {PARITY_FILE: report.to_json(), WORK_FILE: count(graph.path).to_json()}
+    evidence = {name: ArtifactFile(FileRole.EVIDENCE, canonical_json(data)) for name, data in found.items()}
     artifact = write_artifact(
         work,
         {**content(graph, policy, files, golden), **evidence},
