@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ def product(path: Path, precision: str, rows: int, inner: int, columns: int, dep
         name = out
     nodes.append(("Cast", (name,), ("y",), FLOAT) if cast is not None else ("Identity", (name,), ("y",), None))
     small = np.full((inner, columns), 2.0**-10, np.float32)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "int8": np.ones((inner, columns), np.int8),
         "float16": small.astype(np.float16),
         "bfloat16": (small.view(np.uint32) >> 16).astype(np.uint16),
@@ -80,7 +81,7 @@ def _node(operator: str, inputs: Sequence[str], outputs: Sequence[str], to: int 
     return found if to is None else found + _bytes(5, _text(1, "to") + _number(3, to) + _number(20, 2))
 
 
-def _tensor(name: str, kind: int, values: NDArray[np.generic]) -> bytes:
+def _tensor(name: str, kind: int, values: NDArray[Any]) -> bytes:
     dims = b"".join(_number(1, size) for size in values.shape)
     return dims + _number(2, kind) + _text(8, name) + _bytes(9, values.tobytes())
 

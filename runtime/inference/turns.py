@@ -102,7 +102,7 @@ def take_turns(
         contender.wait_ready()
         first[name] += [contender.ask({"call": index}) for index in range(warm_up)]
     for index in range(rounds):
-        for name in contenders if index % 2 == 0 else reversed(contenders):
+        for name in contenders if index % 2 == 0 else reversed(list(contenders)):
             timed[name].append(contenders[name].ask({"call": index}))
     return first, timed
 
