@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from compress.reference import commands as reference
-from compress.verbs import convert, data, doctor, gate, import_, report, run, verify
+from compress.verbs import bench, convert, data, doctor, gate, import_, report, run, verify
 from compress.verbs.answer import ERROR, INTERRUPTED, OK, Answer
 
 EPILOG = """start with:
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     convert.add_parser(verbs)
     import_.add_parser(verbs)
     gate.add_parser(verbs)
+    bench.add_parser(verbs)
     verify.add_parser(verbs)
     report.add_parser(verbs)
     doctor.add_parser(verbs)

@@ -48,6 +48,12 @@ class Costs:
     total_latency_ms: float | None = None
     device: str = ""
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Costs:
+        """Inverse of `dataclasses.asdict`; TypeError where keys are missing or unknown."""
+        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        return cls(**plain)
+
     def left(self, dropped: Sequence[int]) -> dict[str, float]:
         """Parameters, share of FLOPs and (where timed) milliseconds of the model once `dropped` are gone."""
         gone = [self.blocks.index(block) for block in dropped]
@@ -56,8 +62,12 @@ class Costs:
             "flops_share": 1.0 - sum(self.flops[i] for i in gone) / self.total_flops,
         }
         if self.total_latency_ms is not None:
-            rest["latency_ms"] = self.total_latency_ms - sum(self.latency_ms[i] for i in gone)
+            rest["latency_ms"] = self.total_latency_ms - self.saved_ms(dropped)
         return rest
+
+    def saved_ms(self, dropped: Sequence[int]) -> float:
+        """Milliseconds that leave with `dropped`, where timed."""
+        return sum(self.latency_ms[self.blocks.index(block)] for block in dropped)
 
 
 @dataclass(frozen=True)
@@ -160,21 +170,37 @@ def make_plan(scores: Scores | Subject, spec: PlanSpec, costs: Costs | None = No
     if costs is not None and (costs.role, costs.part, costs.model_identity) != wanted:
         found = f"{costs.role}/{costs.part} of model {costs.model_identity[:12]}"
         raise PlanError(f"the costs are of {found}, the scores of model {subject.model_identity[:12]}: measure again")
-    split: tuple[int, ...] = ()
     if spec.blocks is not None:
         dropped = _given(subject, spec, spec.blocks)
         metric = "given" if spec.preset is None else f"given by {spec.preset}"
-    elif isinstance(scores, Scores):
-        dropped, metric = _ranked(scores, spec, costs), scores.metric
-        split = next((t for t in scores.ties if set(t) & set(dropped) and set(t) - set(dropped)), ())
-    else:
+        digest = scores.digest() if isinstance(scores, Scores) else ""
+        return _plan(subject, spec, dropped, metric, digest, (), {} if costs is None else costs.left(dropped))
+    if not isinstance(scores, Scores):
         raise PlanError(f"{spec.amount[0]} of {spec.role} needs scores: probe it, or give keep_blocks or a preset")
+    runs = ranked_runs(scores, spec)
+    dropped = tuple(sorted(_dropped(runs, len(subject.blocks), spec, costs)))
+    return ranked_plan(scores, spec, dropped, costs)
+
+
+def ranked_plan(
+    scores: Scores, spec: PlanSpec, dropped: tuple[int, ...], costs: Costs | None = None,
+    known: Mapping[str, float] | None = None,
+) -> Plan:  # fmt: skip
+    """The plan that drops these blocks of a ranked stack; `known` replaces what `costs` alone would predict."""
+    split = next((t for t in scores.ties if set(t) & set(dropped) and set(t) - set(dropped)), ())
+    predicted = {**({} if costs is None else costs.left(dropped)), **(known or {})}
+    return _plan(scores.subject, spec, dropped, scores.metric, scores.digest(), split, predicted)
+
+
+def _plan(
+    subject: Subject, spec: PlanSpec, dropped: tuple[int, ...], metric: str, digest: str, split: tuple[int, ...],
+    predicted: Mapping[str, float],
+) -> Plan:  # fmt: skip
     kept = tuple(block for block in subject.blocks if block not in dropped)
-    digest = scores.digest() if isinstance(scores, Scores) else ""
     name, value = spec.amount
     return Plan(
         spec.role, spec.part, subject.depth, kept, dropped, metric, digest, subject.model_identity,
-        {name: value}, split, costs.left(dropped) if costs is not None else {}, spec.form,
+        {name: value}, split, predicted, spec.form,
     )  # fmt: skip
 
 
@@ -219,30 +245,28 @@ def _given(subject: Subject, spec: PlanSpec, blocks: tuple[int, ...]) -> tuple[i
     return dropped
 
 
-def _ranked(scores: Scores, spec: PlanSpec, costs: Costs | None) -> tuple[int, ...]:
-    """What leaves by the scores, ascending."""
-    blocks = scores.subject.blocks
-    units = _units(scores, whole=spec.part == "block" and spec.form != "stub")
-    if spec.part == "block" and len(blocks) == sum(map(len, units)):
-        units = units[:-1]  # a stack without any block is no stack
-    return tuple(sorted(_dropped(units, len(blocks), spec, costs)))
-
-
-def _units(scores: Scores, whole: bool) -> list[tuple[int, ...]]:
-    """What may leave, first to leave first, ranked by the sum of its scores; `whole`: units without pinned blocks."""
+def ranked_runs(scores: Scores, spec: PlanSpec) -> list[list[int]]:
+    """Everything that may leave at once, from nothing to the most: units in the order of the sum of their scores."""
     subject = scores.subject
+    units = free_units(subject, whole=spec.part == "block" and spec.form != "stub")
+    units.sort(key=lambda unit: (sum(scores.of(block) for block in unit), -unit[0]))
+    if spec.part == "block" and len(subject.blocks) == sum(map(len, units)):
+        units = units[:-1]  # a stack without any block is no stack
+    return [[block for unit in units[:count] for block in unit] for count in range(len(units) + 1)]
+
+
+def free_units(subject: Subject, whole: bool) -> list[tuple[int, ...]]:
+    """What may leave a stack, by position; `whole`: units without pinned blocks, else any block."""
     size, pinned = (subject.unit, set(subject.pinned)) if whole else (1, set())
     units: dict[int, list[int]] = {}
     for block in subject.blocks:
         units.setdefault(block // size, []).append(block)
-    free = [tuple(unit) for unit in units.values() if not set(unit) & pinned]
-    return sorted(free, key=lambda unit: (sum(scores.of(block) for block in unit), -unit[0]))
+    return [tuple(unit) for unit in units.values() if not set(unit) & pinned]
 
 
-def _dropped(units: Sequence[tuple[int, ...]], live: int, spec: PlanSpec, costs: Costs | None) -> list[int]:
-    """The blocks of the shortest run of `units` that meets the budget."""
+def _dropped(runs: Sequence[list[int]], live: int, spec: PlanSpec, costs: Costs | None) -> list[int]:
+    """The blocks of the shortest run that meets the budget."""
     name, value = spec.amount
-    runs = [[block for unit in units[:count] for block in unit] for count in range(len(units) + 1)]
     if name in ("parameter_budget", "latency_budget_ms"):
         key = "parameters" if name == "parameter_budget" else "latency_ms"
         if costs is None or (key == "latency_ms" and costs.total_latency_ms is None):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compress.published import preset
@@ -87,3 +88,18 @@ class PlanSpec:
             return "keep", len(self.blocks)
         name = next(name for name in AMOUNTS if getattr(self, name) is not None)
         return name, getattr(self, name)
+
+
+def latency_budget(specs: Sequence[PlanSpec]) -> float | None:
+    """The latency budget [ms] that stacks share, if there is one.
+
+    Raises:
+        PlanError: two budgets: a latency is of the whole policy, so there is only one.
+    """
+    found = sorted({spec.latency_budget_ms for spec in specs if spec.latency_budget_ms is not None})
+    if len(found) > 1:
+        raise PlanError(
+            f"latency_budget_ms is {found} for different stacks, but it is the time of the whole policy: write the "
+            "same one for every stack that may be cut for it"
+        )
+    return found[0] if found else None

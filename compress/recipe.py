@@ -15,7 +15,7 @@ from typing import Any
 
 from compress.dtr.spec import RecoverSpec
 from compress.gate.spec import EXECUTION_FIELDS, GateSpec
-from compress.plan import PlanSpec
+from compress.plan_spec import PlanError, PlanSpec, latency_budget
 from compress.published import preset, presets
 from compress.recipe_sections import DataSection, ExportSection, GenerateSection, ModelSection, ProbeSection
 from compress.settings import SettingsError, check_ranges, from_plain, number, to_plain
@@ -73,7 +73,10 @@ class Recipe:
             raise SettingsError(
                 f"`plan` is for {[f'{r}/{p}' for r, p in parts]}, expected at least one stack, each once"
             )
-
+        try:
+            latency_budget(self.plan)
+        except PlanError as error:
+            raise SettingsError(f"`plan`: {error}") from error
         for at, item in enumerate(self.plan):
             if item.preset is not None and preset(item.preset).family != self.model.family:
                 raise SettingsError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m runtime verify | inspect | bench | build ARTIFACT [--json]`, and `worker`, which controllers start.
+"""`python -m runtime verify | inspect | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, and `worker` for controllers.
 
 Exit 0 = fine, 1 = refused with one sentence, 2 = usage.
 """
@@ -18,6 +18,7 @@ from typing import Any
 from runtime.errors import DropGateRuntimeError
 
 Answer = tuple[bool, dict[str, Any]]
+TEXT = "text"  # an answer for people that is lines already
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,9 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = commands.add_parser("inspect", help="verify, then say what the artifact is and what it needs")
     bench = commands.add_parser(
-        "bench", help="latency of observation -> action chunk on the golden inputs; drafts allowed"
+        "bench", help="latency, memory and distance from the floor of one artifact or several in turns; drafts allowed"
     )
-    bench.add_argument("--runs", type=int, default=100, help="timed calls (default: %(default)s)")
+    bench.add_argument("--runs", type=int, default=100, help="timed calls of each (default: %(default)s)")
+    bench.add_argument("--provider", default=None, help="execution provider (default: the manifest's first)")
     build = commands.add_parser("build", help="build and prove a TensorRT engine for this machine's GPU, and keep it")
     _add_build(build)
     for command, run in ((verify, _verify), (inspect, _inspect), (bench, _bench), (build, _build)):
@@ -57,7 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="answer one controller over an inherited socket; not started by hand")
     _add_worker(worker)
     for command in (verify, inspect, bench, build, worker):
-        command.add_argument("artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)")
+        several: dict[str, Any] = {"nargs": "+"} if command is bench else {}
+        command.add_argument(
+            "artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)", **several
+        )
     for command in (verify, bench, worker):
         choice = "one core less than there are" if command is worker else "the engine's own choice"
         command.add_argument("--backend", default="onnxruntime", help="engine (default: %(default)s)")
@@ -134,13 +139,14 @@ def _inspect(options: argparse.Namespace) -> Answer:
 
 
 def _bench(options: argparse.Namespace) -> Answer:
-    from runtime.inference.bench import bench_policy
+    from runtime.inference.bench import bench, named
+    from runtime.inference.bench_table import table
 
-    with _load(options) as policy:
-        latency = bench_policy(policy, options.runs)
-    threads = options.threads or "engine default"
-    ids = {"artifact_id": policy.manifest.artifact_id, "policy_id": policy.manifest.policy_id}
-    return True, {**ids, "backend": options.backend, "threads": threads, **dataclasses.asdict(latency)}
+    found = bench(
+        named(options.artifact), options.runs,
+        backend=options.backend, threads=options.threads, provider=options.provider,
+    )  # fmt: skip
+    return True, found.to_json() if options.json else {TEXT: table(found)}
 
 
 def _build(options: argparse.Namespace) -> Answer:
@@ -182,6 +188,8 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _lines(answer: dict[str, Any], indent: str = "") -> list[str]:
     lines: list[str] = []
+    if TEXT in answer:
+        return list(answer[TEXT])
     for key, value in answer.items():
         if isinstance(value, dict):
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]

@@ -68,9 +68,11 @@ def test_inspect_names_verdict_and_blocks(draft: Artifact, tmp_path: Path, capsy
 
 def test_bench_accepts_drafts_and_reports_machine(draft: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = answer(capsys, "bench", "--runs", 3, "--threads", 1, draft.root)
-    assert (code, said["runs"], said["threads"], said["artifact_id"]) == (0, 3, 1, draft.manifest.artifact_id)
-    assert 0.0 < said["p50_ms"] <= said["p95_ms"] <= said["p99_ms"] <= said["max_ms"]
-    assert said["machine"]
+    (row,) = said["artifacts"]
+    assert (code, row["runs"], said["threads"], row["artifact_id"]) == (0, 3, 1, draft.manifest.artifact_id)
+    assert 0.0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
+    assert said["machine"]["cpus"] >= 1
+    assert "no evidence/work.json" in row["no_floor"]
 
 
 def test_refusal_is_one_sentence_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +121,7 @@ def test_help_and_verify_need_numpy_alone(draft: Artifact) -> None:
 
 def test_missing_library_is_named_with_its_install_command(draft: Artifact) -> None:
     code = "import runtime.__main__; sys.exit(runtime.__main__.main(sys.argv[1:]))"
-    result = run_blocked(code, "bench", str(draft.root))
+    result = run_blocked(code, "verify", "--run", str(draft.root))
     assert result.returncode == 1
     assert "blocked: safetensors" in result.stderr
     assert "pip install -e" in result.stderr

@@ -32,7 +32,6 @@ from runtime.errors import (
     ObservationError,
     PolicyOutputError,
 )
-from runtime.inference.bench import bench_policy
 from runtime.inference.golden import dump_golden, golden_parity, load_golden
 from runtime.inference.policy import Policy
 from runtime.inference.preprocess import normalised_image
@@ -274,19 +273,3 @@ def test_golden_file_that_disagrees_with_manifest_is_refused(tmp_path: Path) -> 
     blind = dump_golden([{"state": np.zeros(8)}] * 2, np.zeros((2, 8, 7), np.float32))
     with pytest.raises(ContractError, match=r"found tensors \['expected.actions', 'observation.state'\], expected"):
         load_golden(with_golden(tmp_path / "blind", blind))
-
-
-def test_bench_reports_percentiles_of_the_scripted_latency(draft: Artifact) -> None:
-    clock = FakeClock()
-    script = [Step(1.0)] + [Step(0.010)] * 19 + [Step(0.110)]
-    with Policy.load(draft.root, FakeBackend(script, clock=clock), allow_unsealed=True) as policy:
-        latency = bench_policy(policy, runs=20, warm_up=1, clock=clock)
-    assert latency.p50_ms == pytest.approx(10.0)
-    assert latency.max_ms == pytest.approx(110.0)
-    assert latency.mean_ms == pytest.approx(15.0)
-    assert 10.0 < latency.p95_ms < latency.p99_ms < 110.0
-
-
-def test_bench_without_runs_is_refused(policy: Policy) -> None:
-    with pytest.raises(ContractError, match="bench runs: found 0, expected at least 1"):
-        bench_policy(policy, runs=0)

@@ -7,8 +7,6 @@ ratios: a slow moment of a shared machine then slows both sides. A latency witho
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,11 +19,11 @@ from numpy.typing import NDArray
 
 from compress.export.errors import ExportError
 from compress.export.exact import cpu_copy, forward_float32
-from compress.export.versions import installed
 from compress.models.base import VlaModel
 from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from runtime.contract.artifact import read_artifact
 from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, STATE
+from runtime.inference import machine
 from runtime.inference.golden import GoldenSample, load_golden
 from runtime.inference.policy import Policy
 from runtime.inference.preprocess import Preprocessor
@@ -60,7 +58,7 @@ class BenchReport:
         torch_over_graph: artifact -> median over rounds of torch time / graph time.
         speedup: artifact -> median over rounds of the first artifact's graph time / this one's.
         threads: of torch and of ONNX Runtime alike.
-        machine, versions: where it was measured.
+        machine, versions: where it was measured; `load` holds how many processes wanted a CPU `before` and `after`.
     """
 
     timings: tuple[Timing, ...]
@@ -104,7 +102,7 @@ def compare(
         raise ExportError(
             f"bench: found {len(artifacts)} artifacts, {rounds} rounds, {threads} threads; expected at least 1 of each"
         )
-    before = torch.get_num_threads()
+    before, load = torch.get_num_threads(), machine.load_average()
     torch.set_num_threads(threads)
     calls: dict[str, Call] = {}
     closers: list[Callable[[], None]] = []
@@ -118,7 +116,7 @@ def compare(
         torch.set_num_threads(before)
         for closer in closers:
             closer()
-    report = report_of(tuple(artifacts), wall, cpu, threads)
+    report = report_of(tuple(artifacts), wall, cpu, threads, load)
     if progress is not None:
         for line in table(report):
             progress(line)
@@ -204,37 +202,22 @@ def report_of(
     wall: Mapping[str, NDArray[np.float64]],
     cpu: Mapping[str, NDArray[np.float64]],
     threads: int,
+    load_before: float | None = None,
 ) -> BenchReport:
     """The report of a run: milliseconds by `<artifact>/<engine>`, (rounds,) each; the first artifact is what the
     speed-ups are relative to."""
     first = wall[f"{artifacts[0]}/{GRAPH}"]
     with_torch = [name for name in artifacts if f"{name}/{TORCH}" in wall]
-    packages = {name: installed(name) for name in ("numpy", "onnxruntime", "torch")}
     return BenchReport(
         timings=tuple(_timing(name, wall[name], cpu[name]) for name in wall),
         torch_over_graph={n: float(np.median(wall[f"{n}/{TORCH}"] / wall[f"{n}/{GRAPH}"])) for n in with_torch},
         speedup={n: float(np.median(first / wall[f"{n}/{GRAPH}"])) for n in artifacts},
         threads=threads,
-        machine={
-            "system": platform.system(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count() or 0,
-            "cpu": _cpu_name(),
-        },
-        versions={"python": platform.python_version(), **{n: v for n, v in packages.items() if v is not None}},
+        machine={**machine.facts(), "load": {"before": load_before, "after": machine.load_average()}},
+        versions=machine.versions(),
     )
 
 
 def _timing(name: str, wall: NDArray[np.float64], cpu: NDArray[np.float64]) -> Timing:
     p50, p95, p99 = (float(value) for value in np.percentile(wall, (50.0, 95.0, 99.0)))
     return Timing(name, len(wall), p50, p95, p99, float(wall.mean()), float(np.median(cpu)))
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )

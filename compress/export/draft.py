@@ -26,6 +26,7 @@ from compress.export.onnx_export import ExportedGraph, export_stage
 from compress.export.options import GraphOptions
 from compress.export.policy_files import content, golden_file, golden_tolerance, policy_spec
 from compress.export.versions import created_with
+from compress.export.work import count
 from compress.models.base import ExportStage, VlaModel
 from runtime.contract.artifact import Artifact, load_manifest
 from runtime.contract.conventions import FileRole, Precision
@@ -37,6 +38,7 @@ from runtime.contract.write import ArtifactFile, write_artifact
 from runtime.errors import DropGateRuntimeError
 from runtime.inference.golden import GoldenParity, golden_parity
 from runtime.inference.policy import Policy
+from runtime.inference.roofline import WORK_FILE
 
 PARITY_FILE, CONVERTIBLE_FILE = "evidence/parity.json", "evidence/convertible.json"
 Progress = Callable[[str], None]
@@ -154,6 +156,7 @@ def _assemble(
     proofs = {
         PARITY_FILE: {**report.to_json(), "golden_tolerance": tolerance},
         CONVERTIBLE_FILE: converts.to_json(),
+        WORK_FILE: count(graph.path).to_json(),
     }
     evidence = {path: ArtifactFile(FileRole.EVIDENCE, canonical_json(proof)) for path, proof in proofs.items()}
     artifact = write_artifact(

@@ -87,7 +87,13 @@ def _of_plan(plan: Plan | None) -> list[str]:
     predicted: Mapping[str, Any] = plan.predicted
     after = [f"{predicted['parameters']:,.0f} parameters"] if "parameters" in predicted else []
     after += [f"{percent(predicted['flops_share'])} of the FLOPs"] if "flops_share" in predicted else []
-    after += [f"{predicted['latency_ms']:.1f} ms per inference"] if "latency_ms" in predicted else []
+    shared = "latency_before_ms" in predicted
+    after += [f"{predicted['latency_ms']:.1f} ms per inference"] if "latency_ms" in predicted and not shared else []
+    if shared:
+        words.append(
+            f"Predicted with all stacks cut: {predicted['latency_ms']:.1f} of {predicted['latency_before_ms']:.1f} ms "
+            "per inference; the combination with the least sum of scores, which are estimates that may not add up."
+        )
     if after:
         words.append(f"Predicted with only this stack cut: {', '.join(after)}.")
     if plan.close_call:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from compress.report.chart_latency import latency_chart
 from compress.report.errors import reading
 from compress.report.evidence import Evidence
-from compress.report.numbers import small
+from compress.report.numbers import percent, points, small
 
 TIMES = ("p50_ms", "p95_ms", "p99_ms", "mean_ms", "cpu_p50_ms")
 
@@ -52,6 +52,7 @@ def latency(evidence: Evidence) -> Latency | None:
         eager = data["torch_over_graph"]
         known = [name for name in names if name in eager]
         notes += [f"{name}: the graph runs {eager[name]:.2f} times as fast as torch eager." for name in known]
+        notes += _expected(data.get("expected"))
         machine = data["machine"]
         notes.append(
             f"Ratios are medians over {timings[0]['rounds']} interleaved rounds, {data['threads']} "
@@ -60,6 +61,17 @@ def latency(evidence: Evidence) -> Latency | None:
             "Engines: torch eager float32, the ONNX graph alone, and policy = image bytes in, commands out."
         )
         return Latency(latency_chart("latency", timings), rows, tuple(notes))
+
+
+def _expected(found: dict[str, float] | None) -> list[str]:
+    """The plan's expectation beside the measurement."""
+    if not found:
+        return []
+    return [
+        f"The plan expected {small(found['expected_ms'])} ms of the graph, {percent(found['expected_share'])} of the "
+        f"unpruned one's time; measured {small(found['measured_ms'])} ms ({points(found['off'])} %), "
+        f"{percent(found['measured_share'])} ({points(found['off_of_share'])} %)."
+    ]
 
 
 def parity(evidence: Evidence) -> Parity | None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress import digests
 from compress.atomic import write_atomic, write_json
-from compress.plan import save_plans
+from compress.plan import load_plans, save_plans
 from compress.receipt import version
 from compress.recipe import Recipe
 from compress.run_dir import Result
 from compress.stages.context import Context
 from compress.stages.drop import MODEL
-from compress.stages.plan import PLANS
+from compress.stages.plan import PLANS, expected
 from compress.stages.trim import REPORT
 from runtime.contract.conventions import Precision
+
+if TYPE_CHECKING:
+    from compress.export.bench import BenchReport
 
 CANDIDATE, BASELINE, BENCH, RECIPE, NO_PLAN = "candidate", "baseline", "bench.json", "recipe.yaml", "no_plan.json"
 
@@ -60,16 +63,38 @@ def run(ctx: Context) -> Result:
         )
     artifacts = {BASELINE: (ctx.folder / BASELINE, whole), CANDIDATE: (ctx.folder / CANDIDATE, small)}
     bench = compare(artifacts, spec.bench_runs, spec.threads, ctx.say)
-    write_json(ctx.folder / BENCH, bench.to_json())
+    expectation = beside(expected(load_plans(ctx.of("plan") / PLANS)), bench)
+    write_json(ctx.folder / BENCH, {**bench.to_json(), **({"expected": expectation} if expectation else {})})
     facts = {
         "policy_id": reports[CANDIDATE].policy_id,
         "baseline_policy_id": reports[BASELINE].policy_id,
         "graph_speedup": round(bench.speedup[CANDIDATE], 3),
         "graph_p50_ms": round(bench.timing(CANDIDATE, "onnxruntime").p50_ms, 3),
+        **{name: round(value, 3) for name, value in expectation.items()},
     }
     identity = digests.of_value([reports[CANDIDATE].artifact_id, reports[BASELINE].artifact_id])
     outputs = [ctx.folder / name for name in (CANDIDATE, BASELINE, BENCH, RECIPE, NO_PLAN)]
     return Result(outputs, facts, identity)
+
+
+def beside(plan: tuple[float, float] | None, bench: BenchReport) -> dict[str, float]:
+    """What the plan expected of the graph, and what the bench found; empty where the plan expected nothing.
+
+    `off` and `off_of_share` are relative differences, of the milliseconds and of the share of the whole policy's time;
+    the share does not care whether the machine was busier then or now.
+    """
+    if plan is None:
+        return {}
+    ms, whole_ms = plan
+    found, share = bench.timing(CANDIDATE, "onnxruntime").p50_ms, 1.0 / bench.speedup[CANDIDATE]
+    return {
+        "expected_ms": ms,
+        "measured_ms": found,
+        "off": found / ms - 1.0,
+        "expected_share": ms / whole_ms,
+        "measured_share": share,
+        "off_of_share": share / (ms / whole_ms) - 1.0,
+    }
 
 
 def _lineage(recipe: Recipe, identity: str, plan: Path, shipped: Path) -> dict[str, Any]:

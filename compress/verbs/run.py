@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from compress.verbs.answer import HOLD, OK, Answer, Verbs, add_recipe, add_verb,
 
 if TYPE_CHECKING:
     from compress.pipeline import Outcome
+    from compress.recipe import Recipe
 
 STAGE_VERBS = {
     "trim": "remove weights that no action depends on (and whatever must come before)",
@@ -49,16 +51,18 @@ def add_parsers(verbs: Verbs) -> None:
             stage.add_argument(
                 "--keep", metavar="N,N", help="also show the maps for these numbers of blocks; changes nothing"
             )
+            stage.add_argument(
+                "--latency-budget", metavar="MS,MS",
+                help="also show what would stay for these latencies of the whole policy, such as 30ms: all ranked "
+                "stacks share the budget; changes nothing",
+            )  # fmt: skip
 
 
 def answer_for(options: argparse.Namespace, until: str | None, force: list[str]) -> tuple[Outcome, Answer]:
     """Run the recipe and say what happened."""
-    from compress.recipe import load_recipe
     from compress.verbs import together
 
-    recipe = load_recipe(options.recipe)
-    if options.output is not None:
-        recipe = replace(recipe, output=options.output.absolute())
+    recipe = _recipe(options)
     options.resume_folder = recipe.folder  # for the message after Ctrl-C
     outcome = together.run(recipe, until, force, progress(options))
     verdict = outcome.facts("gate").get("verdict")
@@ -72,6 +76,13 @@ def answer_for(options: argparse.Namespace, until: str | None, force: list[str])
     return outcome, Answer(HOLD if verdict == "hold" else OK, data, _lines(outcome))
 
 
+def _recipe(options: argparse.Namespace) -> Recipe:
+    from compress.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe)
+    return recipe if options.output is None else replace(recipe, output=options.output.absolute())
+
+
 def _run(options: argparse.Namespace) -> Answer:
     if options.dry_run:
         from compress.verbs.dry_run import dry_run
@@ -82,10 +93,41 @@ def _run(options: argparse.Namespace) -> Answer:
 
 def _stage(options: argparse.Namespace) -> Answer:
     outcome, answer = answer_for(options, options.until, [options.until] if options.force else [])
-    if not getattr(options, "keep", None):
-        return answer
-    maps = _what_if(outcome, options.keep)
-    return replace(answer, data={**answer.data, "what_if": maps}, lines=[*answer.lines, *maps])
+    maps = _what_if(outcome, options.keep) if getattr(options, "keep", None) else []
+    if getattr(options, "latency_budget", None):
+        found = _budgets(options, _milliseconds(options.latency_budget))
+        maps += [line for lines in found.values() for line in lines]
+        answer = replace(answer, data={**answer.data, "budgets": found})
+    return replace(answer, data={**answer.data, "what_if": maps}, lines=[*answer.lines, *maps]) if maps else answer
+
+
+def _milliseconds(text: str) -> list[float]:
+    from compress.settings import SettingsError
+
+    found = [re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:ms)?\s*", part) for part in text.split(",")]
+    numbers = [float(match[1]) for match in found if match is not None]
+    if len(numbers) != len(found) or not all(number > 0 for number in numbers):
+        raise SettingsError(f"--latency-budget is {text!r}, expected milliseconds such as 30ms or 30,20.5")
+    return numbers
+
+
+def _budgets(options: argparse.Namespace, budgets: list[float]) -> dict[str, list[str]]:
+    """Maps and expectation for every budget, with what to write in the recipe."""
+    from compress.run_dir import RunDir
+    from compress.stages.context import Context
+    from compress.stages.plan import expected, what_if
+
+    recipe = _recipe(options)
+    context = Context(recipe, RunDir(recipe.folder), "plan", progress(options))
+    found = {}
+    for ms, plans in zip(budgets, what_if(context, budgets), strict=True):
+        after, whole = expected(plans) or (0.0, 0.0)
+        found[f"{ms:g}"] = [
+            *(plan.map_text() for plan in plans),
+            f"{ms:g} ms: expected {after:.2f} of {whole:.2f} ms; to use it, write `latency_budget_ms: {ms:g}` in the "
+            "plan of every stack that may be cut",
+        ]
+    return found
 
 
 def _what_if(outcome: Outcome, keep: str) -> list[str]:
@@ -106,6 +148,11 @@ def _lines(outcome: Outcome) -> list[str]:
     lines = [str(line) for line in outcome.facts("plan").get("map", [])]
     if export:
         lines.append(f"graph            {export['graph_p50_ms']} ms, {export['graph_speedup']} x the uncompressed one")
+    if "expected_ms" in export:
+        lines.append(
+            f"expected         {export['expected_ms']} ms ({export['off']:+.1%} measured), "
+            f"{export['expected_share']:.0%} of the uncompressed one's time ({export['off_of_share']:+.1%})"
+        )
     if gate:
         lines.append(f"verdict          {gate['verdict']}: {gate['reason']}")
     if seal:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +24,13 @@ from runtime.contract.policy_spec import PolicySpec
 from runtime.errors import BackendError, ContractError, GateRefusedError, ObservationError, PolicyOutputError
 from runtime.inference.preprocess import Observation, Preprocessor
 from runtime.inference.tokenizer import PromptTokenizer, Tokens
+
+STAGES = ("preprocess", "tokenise", "inference", "denormalise")
+Lap = Callable[[str], None]
+
+
+def no_lap(stage: str) -> None:
+    """Nobody is timing."""
 
 
 class Policy:
@@ -84,9 +92,10 @@ class Policy:
         """The manifest of the loaded artifact."""
         return self.artifact.manifest
 
-    def infer(self, observation: Observation, instruction: str, stamp_s: float) -> ActionChunk:
+    def infer(self, observation: Observation, instruction: str, stamp_s: float, lap: Lap = no_lap) -> ActionChunk:
         """Commands for `instruction` given one observation taken at `stamp_s` [s] (monotonic, the caller's clock).
 
+        `lap` is called with the name of each of `STAGES` when it is over.
         Raises ObservationError, BackendError, PolicyOutputError; then there is no chunk at all.
         """
         if self._backend is None:
@@ -94,16 +103,21 @@ class Policy:
         if not math.isfinite(stamp_s):
             raise ObservationError(f"stamp_s: found {stamp_s}, expected the finite time [s] of the observation")
         tensors = self._preprocess.tensors(observation)
+        lap("preprocess")
         ids, mask = self._tokens(instruction, tensors[STATE][0])
+        lap("tokenise")
         inputs = {**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask}
         outputs = self._backend.infer(inputs)
+        lap("inference")
         check_finite(outputs, "policy outputs")
         check_tensors(outputs, self._spec.graph.outputs, "policy outputs")
         try:
             commands = self._action_norm.invert(outputs[ACTIONS][0])
         except ContractError as error:
             raise PolicyOutputError(f"policy outputs[{ACTIONS}]: {error}; the chunk is dropped") from error
-        return ActionChunk.of(commands, self._spec.action, stamp_s)
+        chunk = ActionChunk.of(commands, self._spec.action, stamp_s)
+        lap("denormalise")
+        return chunk
 
     def _tokens(self, instruction: str, state: NDArray[np.float32]) -> tuple[Tokens, Tokens]:
         if self._spec.prompt.needs_state:
