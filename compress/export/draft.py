@@ -24,6 +24,7 @@ from compress.export.errors import ExportError, ParityError
 from compress.export.lineage import lineage_of
 from compress.export.onnx_export import OPSET, ExportedGraph, export_stage
 from compress.export.policy_files import content, golden_file, golden_tolerance, policy_spec
+from compress.export.trims import Trimmed, TrimSpec, trimmed
 from compress.export.versions import created_with
 from compress.models.base import ExportStage, VlaModel
 from runtime.contract.artifact import Artifact, load_manifest
@@ -37,7 +38,7 @@ from runtime.errors import DropGateRuntimeError
 from runtime.inference.golden import GoldenParity, golden_parity
 from runtime.inference.policy import Policy
 
-PARITY_FILE = "evidence/parity.json"
+PARITY_FILE, TRIMS_FILE = "evidence/parity.json", "evidence/trims.json"
 Progress = Callable[[str], None]
 
 
@@ -52,6 +53,7 @@ class ExportReport:
         golden: the runtime's answers against `model.chunk`, in command units.
         nodes, parameters_bytes: size of the graph.
         export_s, wall_s: seconds, of the graph alone and of everything.
+        trims: as `evidence/trims.json`.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class ExportReport:
     parameters_bytes: int
     export_s: float
     wall_s: float
+    trims: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the folder by name only."""
@@ -77,6 +80,7 @@ def export_draft(
     progress: Progress | None = None,
     *,
     opset: int = OPSET,
+    trims: TrimSpec | None = None,
 ) -> ExportReport:
     """Write the draft artifact of `model` to `folder`; it appears whole and proven, or not at all.
 
@@ -88,23 +92,29 @@ def export_draft(
         lineage: a `Lineage`, or what `compress.export.lineage.lineage_of` takes beside the model.
         progress: called with one line per step.
         opset: of the ONNX graph.
+        trims: which exact trims; `export.trims.ALWAYS` when None. Samples must be of their tasks, if those are closed.
 
     Raises:
-        ExportError: the model cannot be exported, or `folder` holds something else.
+        ExportError: the model cannot be exported, a sample's task is not in the list, or `folder` holds something else.
         ParityError: the graph, or the runtime around it, answers differently from torch.
         OSError: the disk is full or not writable; `folder` is as it was.
     """
     started, say = time.perf_counter(), progress or (lambda _: None)
     _refuse_foreign(folder)
     stage = _single_stage(model)
+    small = trimmed(stage, model.specs(), _tokenizer(model), trims)
+    _refuse_strangers(small, golden_samples)
     known = lineage if isinstance(lineage, Lineage) else lineage_of(model, lineage)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.graph-", dir=folder.parent) as scratch:
         say("exporting to ONNX")
-        graph = export_stage(stage, Path(scratch), {LINEAGE_METADATA: lineage_id(known)}, opset=opset)
+        metadata = {LINEAGE_METADATA: lineage_id(known)}
+        graph = export_stage(small.stage, Path(scratch), metadata, opset=opset, rewrite=small.rewrite)
         say(f"exported {graph.nodes} nodes in {graph.export_s:.1f} s")
+        for saved in small.saved:
+            say(saved.describe())
         with folder_atomic(folder) as work:
-            artifact, report = _assemble(model, stage, golden_samples, graph, known, work, say)
+            artifact, report = _assemble(model, stage, golden_samples, graph, known, work, say, small)
             golden = _prove(artifact)
     say(
         f"the runtime agrees with torch on {golden.samples} golden samples, "
@@ -120,6 +130,7 @@ def export_draft(
         parameters_bytes=graph.parameters_bytes,
         export_s=graph.export_s,
         wall_s=time.perf_counter() - started,
+        trims=small.to_json(),
     )
 
 
@@ -131,9 +142,10 @@ def _assemble(
     lineage: Lineage,
     work: Path,
     say: Progress,
+    small: Trimmed,
 ) -> tuple[Artifact, parity.ParityReport]:
     files = model.side_files()
-    policy = policy_spec(model, graph, files)
+    policy = policy_spec(model, graph, files, small.prompt)
     ref = policy.normalization
     normalizers = Normalizers.from_bytes(files[NORMALIZATION_FILE], ref.state, ref.action)
     observations = parity.observations([(s.sample_id, model.collate([s]).inputs) for s in samples])
@@ -141,7 +153,8 @@ def _assemble(
     report = parity.check(stage, graph.path, graph.spec, observations, policy.action, normalizers.action)
     say(report.describe())
     golden = golden_file(samples, policy.observation, _torch_chunks(model, samples))
-    evidence = {PARITY_FILE: ArtifactFile(FileRole.EVIDENCE, canonical_json(report.to_json()))}
+    found = {PARITY_FILE: report.to_json(), TRIMS_FILE: small.to_json()}
+    evidence = {name: ArtifactFile(FileRole.EVIDENCE, canonical_json(data)) for name, data in found.items()}
     artifact = write_artifact(
         work,
         {**content(graph, policy, files, golden), **evidence},
@@ -188,6 +201,22 @@ def _single_stage(model: VlaModel) -> ExportStage:
             "join the stages in VlaModel.stages"
         )
     return stages[0]
+
+
+def _tokenizer(model: VlaModel) -> bytes:
+    name, files = model.specs()["prompt"].tokenizer_file, model.side_files()
+    if name not in files:
+        raise ExportError(f"side files: found {sorted(files)}, expected {name}; see VlaModel.side_files")
+    return files[name]
+
+
+def _refuse_strangers(small: Trimmed, samples: Sequence[Sample]) -> None:
+    strange = sorted({s.instruction for s in samples if not small.prompt.admits(s.instruction)})
+    if strange:
+        raise ExportError(
+            f"tasks: golden samples say {strange}, which the closed list lacks: {list(small.prompt.tasks or ())}; "
+            "add them to export.tasks, or give other samples"
+        )
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,9 @@ class ExportedGraph:
 
 
 def export_stage(
-    stage: ExportStage, folder: Path, metadata: Mapping[str, str] | None = None, *, opset: int = OPSET
-) -> ExportedGraph:
+    stage: ExportStage, folder: Path, metadata: Mapping[str, str] | None = None, *, opset: int = OPSET,
+    rewrite: Callable[[ir.Model], None] | None = None,
+) -> ExportedGraph:  # fmt: skip
     """Write `<stage.name>.onnx` and `<stage.name>.onnx.data` into the existing `folder`.
 
     Args:
@@ -65,6 +66,7 @@ def export_stage(
         folder: receives the two files.
         metadata: the graph's whole `metadata_props`, for instance `{LINEAGE_METADATA: lineage_id}`.
         opset: of the standard operators, one of `OPSETS`.
+        rewrite: changes the graph in memory, before it is checked and written.
 
     Raises:
         ExportError: an operator cannot be converted or is not portable; it is named.
@@ -75,6 +77,8 @@ def export_stage(
         )
     started = time.perf_counter()
     model = _converted(stage, opset)
+    if rewrite is not None:
+        rewrite(model)
     _strip(model)
     model.metadata_props.update(metadata or {})
     _refuse_unportable(model, stage.name)
