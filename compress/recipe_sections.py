@@ -17,6 +17,7 @@ from compress.settings import SettingsError, check_ranges, number, to_plain
 
 Metric = Literal["gateprobe", "uniform", "random", "magnitude", "cosine", "taylor", "fisher", "loo"]
 SuiteName = Literal["dropgate_tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10"]
+Trim = Literal["rows", "kv"]
 MAX_PIXELS = 4096
 
 
@@ -147,6 +148,9 @@ class ExportSection:
             is built on the station.
         sampler: of flow policies: its steps as a loop in the graph, or unrolled.
         batch: robots ask for one chunk at a time; `dynamic` leaves the first axis open.
+        trims: exact trims of the graph; `[]` leaves it as the network is.
+        tasks: a closed list of instructions, or `gate` for those of the gate's suite: the graph keeps the token rows of
+            their prompts only, and the robot refuses any other instruction. Empty: any instruction.
         golden: frames whose inputs and outputs travel with the artifact.
         threads: CPU threads of the latency measurement.
         bench_runs: timed calls per engine.
@@ -159,6 +163,8 @@ class ExportSection:
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     sampler: Literal["loop", "unrolled"] = "loop"
     batch: Literal["fixed", "dynamic"] = "fixed"
+    trims: tuple[Trim, ...] = ("rows", "kv")
+    tasks: Literal["gate"] | tuple[str, ...] = ()
     golden: int = number(8, low=8, high=256)
     threads: int = number(1, low=1, high=1024)
     bench_runs: int = number(50, low=1, high=100_000)
@@ -166,3 +172,5 @@ class ExportSection:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.tasks != "gate" and not all(task.strip() for task in self.tasks):
+            raise SettingsError(f"`tasks` is {to_plain(self.tasks)}, expected instructions, none of them empty")

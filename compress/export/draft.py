@@ -25,6 +25,7 @@ from compress.export.lineage import lineage_of
 from compress.export.onnx_export import ExportedGraph, export_stage
 from compress.export.options import GraphOptions
 from compress.export.policy_files import content, golden_file, golden_tolerance, policy_spec
+from compress.export.trims import Trimmed, TrimSpec, trimmed
 from compress.export.versions import created_with
 from compress.export.work import count
 from compress.models.base import ExportStage, VlaModel
@@ -40,7 +41,7 @@ from runtime.inference.golden import GoldenParity, golden_parity
 from runtime.inference.policy import Policy
 from runtime.inference.roofline import WORK_FILE
 
-PARITY_FILE, CONVERTIBLE_FILE = "evidence/parity.json", "evidence/convertible.json"
+PARITY_FILE, CONVERTIBLE_FILE, TRIMS_FILE = (f"evidence/{name}.json" for name in ("parity", "convertible", "trims"))
 Progress = Callable[[str], None]
 
 
@@ -55,6 +56,7 @@ class ExportReport:
         golden: the runtime's answers against `model.chunk`, in command units.
         nodes, parameters_bytes: size of the graph.
         export_s, wall_s: seconds, of the graph alone and of everything.
+        trims: as `evidence/trims.json`.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class ExportReport:
     parameters_bytes: int
     export_s: float
     wall_s: float
+    trims: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the folder by name only."""
@@ -80,6 +83,7 @@ def export_draft(
     progress: Progress | None = None,
     *,
     options: GraphOptions | None = None,
+    trims: TrimSpec | None = None,
     convertibility: convertible.Mode = "off",
 ) -> ExportReport:
     """Write the draft artifact of `model` to `folder`; it appears whole and proven, or not at all.
@@ -92,10 +96,12 @@ def export_draft(
         lineage: a `Lineage`, or what `compress.export.lineage.lineage_of` takes beside the model.
         progress: called with one line per step.
         options: how the graph is written; float32, loops, batch 1 and opset 20 when None.
+        trims: which exact trims; `export.trims.ALWAYS` when None. Samples must be of their tasks, if those are closed.
         convertibility: whether TensorRT's builder is asked, see `compress.export.convertible.check`.
 
     Raises:
-        ExportError: the model cannot be exported, TensorRT does not take its graph, or `folder` holds something else.
+        ExportError: the model cannot be exported, TensorRT does not take its graph, a sample's task is not in the list,
+            or `folder` holds something else.
         ParityError: the graph, or the runtime around it, answers differently from torch.
         OSError: the disk is full or not writable; `folder` is as it was.
     """
@@ -103,16 +109,21 @@ def export_draft(
     _refuse_unprovable(chosen)
     _refuse_foreign(folder)
     stage = _single_stage(model)
+    small = trimmed(stage, model.specs(), _tokenizer(model), trims)
+    _refuse_strangers(small, golden_samples)
     known = lineage if isinstance(lineage, Lineage) else lineage_of(model, lineage)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.graph-", dir=folder.parent) as scratch:
         say("exporting to ONNX")
-        graph = export_stage(stage, Path(scratch), {LINEAGE_METADATA: lineage_id(known)}, options=chosen)
+        metadata = {LINEAGE_METADATA: lineage_id(known)}
+        graph = export_stage(small.stage, Path(scratch), metadata, options=chosen, rewrite=small.rewrite)
         say(f"exported {graph.nodes} nodes in {graph.export_s:.1f} s")
+        for saved in small.saved:
+            say(saved.describe())
         converts = convertible.check(graph.path, convertibility)
         say(converts.describe())
         with folder_atomic(folder) as work:
-            artifact, report = _assemble(model, stage, golden_samples, graph, converts, known, work, say)
+            artifact, report = _assemble(model, stage, golden_samples, graph, converts, known, work, say, small)
             golden = _prove(artifact)
     say(
         f"the runtime agrees with torch on {golden.samples} golden samples, "
@@ -128,6 +139,7 @@ def export_draft(
         parameters_bytes=graph.parameters_bytes,
         export_s=graph.export_s,
         wall_s=time.perf_counter() - started,
+        trims=small.to_json(),
     )
 
 
@@ -140,9 +152,10 @@ def _assemble(
     lineage: Lineage,
     work: Path,
     say: Progress,
+    small: Trimmed,
 ) -> tuple[Artifact, parity.ParityReport]:
     files = model.side_files()
-    policy = policy_spec(model, graph, files)
+    policy = policy_spec(model, graph, files, small.prompt)
     ref = policy.normalization
     normalizers = Normalizers.from_bytes(files[NORMALIZATION_FILE], ref.state, ref.action)
     observations = parity.observations([(s.sample_id, model.collate([s]).inputs) for s in samples])
@@ -155,6 +168,7 @@ def _assemble(
     golden = golden_file(samples, policy.observation, _torch_chunks(model, samples))
     proofs = {
         PARITY_FILE: {**report.to_json(), "golden_tolerance": tolerance},
+        TRIMS_FILE: small.to_json(),
         CONVERTIBLE_FILE: converts.to_json(),
         WORK_FILE: count(graph.path).to_json(),
     }
@@ -214,6 +228,22 @@ def _single_stage(model: VlaModel) -> ExportStage:
             "join the stages in VlaModel.stages"
         )
     return stages[0]
+
+
+def _tokenizer(model: VlaModel) -> bytes:
+    name, files = model.specs()["prompt"].tokenizer_file, model.side_files()
+    if name not in files:
+        raise ExportError(f"side files: found {sorted(files)}, expected {name}; see VlaModel.side_files")
+    return files[name]
+
+
+def _refuse_strangers(small: Trimmed, samples: Sequence[Sample]) -> None:
+    strange = sorted({s.instruction for s in samples if not small.prompt.admits(s.instruction)})
+    if strange:
+        raise ExportError(
+            f"tasks: golden samples say {strange}, which the closed list lacks: {list(small.prompt.tasks or ())}; "
+            "add them to export.tasks, or give other samples"
+        )
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -9,7 +9,7 @@ rewrite is what is checked and written; whether it computes what the model compu
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from runtime.contract.graph import GraphSpec, TensorSpec
 MAX_RANK = 8  # TensorRT refuses tensors of more axes
 STANDARD_DOMAINS = ("", "ai.onnx")
 NOT_PORTABLE = ("NonZero",)  # data-dependent shapes
+Rewrite = Callable[[ir.Model], None]
 DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 
@@ -77,8 +78,9 @@ class _InPrecision(nn.Module):
 
 
 def export_stage(
-    stage: ExportStage, folder: Path, metadata: Mapping[str, str] | None = None, *, options: GraphOptions | None = None
-) -> ExportedGraph:
+    stage: ExportStage, folder: Path, metadata: Mapping[str, str] | None = None, *, options: GraphOptions | None = None,
+    rewrite: Rewrite | None = None,
+) -> ExportedGraph:  # fmt: skip
     """Write `<stage.name>.onnx` and `<stage.name>.onnx.data` into the existing `folder`.
 
     Args:
@@ -86,12 +88,13 @@ def export_stage(
         folder: receives the two files.
         metadata: the graph's whole `metadata_props`, for instance `{LINEAGE_METADATA: lineage_id}`.
         options: float32, loops, batch 1 and opset 20 when None.
+        rewrite: changes the graph in memory, before it is checked and written.
 
     Raises:
         ExportError: an operator cannot be converted or is not portable; it is named.
     """
     chosen, started = options or GraphOptions(), time.perf_counter()
-    model = graph_of(stage, chosen)
+    model = graph_of(stage, chosen, rewrite)
     model.metadata_props.update(metadata or {})
     path, data = folder / f"{stage.name}.onnx", folder / f"{stage.name}.onnx.data"
     ir.save(model, path, external_data=data.name)
@@ -101,8 +104,8 @@ def export_stage(
     return ExportedGraph(path, data, graph_spec(path), chosen, IR_VERSION, nodes, size, elapsed)
 
 
-def graph_of(stage: ExportStage, options: GraphOptions) -> ir.Model:
-    """The graph in memory, after every rewrite. Raises ExportError."""
+def graph_of(stage: ExportStage, options: GraphOptions, rewrite: Rewrite | None = None) -> ir.Model:
+    """The graph in memory, after every rewrite, the caller's first. Raises ExportError."""
     dtype, outputs = DTYPES[options.precision], list(stage.output_names)
     if isinstance(stage.module, FlowSampler) and options.sampler == "loop":
         model = looped(stage.name, stage.module, stage.example_inputs, stage.output_names, options, dtype)
@@ -114,6 +117,8 @@ def graph_of(stage: ExportStage, options: GraphOptions) -> ir.Model:
         else:
             model = converted(stage.name, _InPrecision(module, dtype).eval(), (given,), names, outputs, options)
             _name_as_in(model, "module.")
+    if rewrite is not None:
+        rewrite(model)
     merge_equal_weights(model)
     RemoveUnusedNodesPass()(model)
     legalise(model, options.opset)

@@ -19,7 +19,7 @@ from runtime.contract.conventions import ColourOrder, FileRole, Layout, NormMeth
 from runtime.contract.graph import GOLDEN_FILE, MODEL_FILE, NORMALIZATION_FILE, graph_for
 from runtime.contract.normalization import STATISTICS, Normalization
 from runtime.contract.policy_spec import EngineConstraints, NormalizationRef, PolicySpec
-from runtime.contract.spec import ImageSpec, ObservationSpec
+from runtime.contract.spec import ImageSpec, ObservationSpec, PromptSpec
 from runtime.contract.tensors import parse_tensors
 from runtime.contract.write import ArtifactFile
 from runtime.inference.golden import dump_golden
@@ -29,13 +29,16 @@ COARSEST = 0.05  # of the widest normalisation scale: above it a tolerance is no
 PROVIDERS = ("CPUExecutionProvider",)
 
 
-def policy_spec(model: VlaModel, graph: ExportedGraph, files: Mapping[str, bytes]) -> PolicySpec:
-    """The policy's specs, with the exported graph checked against what they imply.
+def policy_spec(
+    model: VlaModel, graph: ExportedGraph, files: Mapping[str, bytes], prompt: PromptSpec | None = None
+) -> PolicySpec:
+    """The policy's specs, with the exported graph checked against what they imply; `prompt` instead of its own.
 
     Raises:
         ExportError: a side file is missing, or a graph tensor has another name, type or shape than the specs imply.
     """
     specs = model.specs()
+    specs["prompt"] = prompt or specs["prompt"]
     needed = {specs["prompt"].tokenizer_file, NORMALIZATION_FILE}
     if not needed <= set(files):
         raise ExportError(f"side files: found {sorted(files)}, expected {sorted(needed)}; see VlaModel.side_files")

@@ -26,6 +26,7 @@ from compress.models.flow import start_noise
 from compress.models.openvla_oft_config import SIGLIP_MEAN, SIGLIP_STD, LlamaShape, OpenVlaOftConfig
 from compress.models.openvla_oft_heads import ActionHead, Projector, ddim_factors, ddim_step, time_features, visits
 from compress.models.openvla_oft_vision import dinov2, siglip
+from compress.models.rows import Rows
 
 
 class Scene(NamedTuple):
@@ -51,6 +52,7 @@ class OpenVlaOftModule(nn.Module):
         self.projector = Projector(seen, 4 * seen, width, width)
         self.proprio_projector = Projector(config.state_dim, width, width)
         self.language = LlamaModel(_llama(config.language))
+        self.read_rows = Rows("language", -(config.slots + 2), -2)  # from the suffix to the last slot but one
         self.head = ActionHead(width, config.action_dim)
         if config.diffusion is not None:
             self.noisy_action_projector = Projector(1, width, width)
@@ -118,7 +120,7 @@ class OpenVlaOftModule(nn.Module):
         blocked = (1.0 - seen) * torch.finfo(tokens.dtype).min
         mask = blocked[:, None, None, :].expand(batch, 1, tokens.shape[1], tokens.shape[1])
         hidden = self.language(inputs_embeds=tokens, attention_mask=mask, position_ids=positions, use_cache=False)
-        return hidden.last_hidden_state[:, ahead : ahead + count]
+        return self.read_rows(hidden.last_hidden_state)
 
     def predict_noise(self, scene: Scene, noisy: Tensor, levels: Tensor) -> Tensor:
         """The noise in `noisy` (B, H, A) at noise levels (B,) -> (B, H, A)."""
@@ -154,7 +156,8 @@ class OpenVlaOftModule(nn.Module):
         return noisy
 
     def _token(self, name: int) -> Tensor:
-        return self.language.embed_tokens.weight[name : name + 1].unsqueeze(0)
+        table = self.language.embed_tokens
+        return table(torch.full((1, 1), name, dtype=torch.int64, device=table.weight.device))
 
     def _mean(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """The mean over the prompt, the suffix and the stop token, (B, W)."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel, SiglipVisionConfig, SiglipVisionModel
 
 from compress.models.reference_config import ReferenceConfig
+from compress.models.rows import Rows
 
 INPUTS = ("pixels", "input_ids", "attention_mask", "state")
 
@@ -72,6 +73,7 @@ class ReferenceModule(nn.Module):
         self.state_projector = nn.Sequential(nn.Linear(config.state_dim, width), nn.GELU(), nn.Linear(width, width))
         self.placeholders = nn.Parameter(torch.randn(config.horizon, width) * 0.02)
         self.language = _llama(config)
+        self.read_rows = Rows("language", -config.horizon, None)
         self.head = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, config.action_dim)
         )
@@ -106,7 +108,7 @@ class ReferenceModule(nn.Module):
         blocked = torch.zeros_like(seen, dtype=tokens.dtype).masked_fill(~seen, torch.finfo(tokens.dtype).min)
         mask = blocked[:, None, None, :].expand(batch, 1, tokens.shape[1], tokens.shape[1])
         hidden = self.language(inputs_embeds=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-        return self.head(hidden[:, -self.config.horizon :])
+        return self.head(self.read_rows(hidden))
 
     def _see(self, pixels: Tensor) -> Tensor:
         """(B, C, 3, H, W) -> (B, C * N, W): patches of each camera, merged two by two."""

@@ -40,15 +40,20 @@ def run(ctx: Context) -> Result:
     from compress.export.bench import compare
     from compress.export.draft import export_draft
     from compress.export.options import GraphOptions
+    from compress.export.trims import TrimSpec
     from compress.stages.data import load
     from compress.stages.device import placed
+    from compress.stages.tasks import admitted_frames, closed_prompt
     from compress.stages.trim import whole as unpruned
 
     recipe, spec = ctx.recipe, ctx.recipe.export
     whole = unpruned(ctx, gpu=False)
     small = placed(recipe.model.family, ctx.of("recover") / MODEL, gpu=False)
     source = json.loads((ctx.of("trim") / REPORT).read_text())["source"]
-    samples = pick(load(ctx, whole), spec.golden, recipe.seed, int(whole.specs()["action"].horizon))
+    prompt, data = closed_prompt(recipe, whole.specs()["prompt"]), load(ctx, whole)
+    trims = TrimSpec(spec.trims, prompt.tasks or ())
+    horizon = int(whole.specs()["action"].horizon)
+    samples = pick(data, spec.golden, recipe.seed, horizon, admitted_frames(data, prompt))
     text = recipe.to_ship().encode()
     write_atomic(ctx.folder / RECIPE, lambda stream: stream.write(text))
     save_plans(ctx.folder / NO_PLAN, [])
@@ -59,7 +64,7 @@ def run(ctx: Context) -> Result:
         lineage = _lineage(recipe, source, plan, ctx.folder / RECIPE)
         asked = spec.convertible if name == CANDIDATE else "off"  # the baseline is compared with, never shipped
         reports[name] = export_draft(
-            model, samples, ctx.folder / name, lineage, ctx.say, options=options, convertibility=asked
+            model, samples, ctx.folder / name, lineage, ctx.say, options=options, trims=trims, convertibility=asked
         )
     artifacts = {BASELINE: (ctx.folder / BASELINE, whole), CANDIDATE: (ctx.folder / CANDIDATE, small)}
     bench = compare(artifacts, spec.bench_runs, spec.threads, ctx.say)
@@ -71,6 +76,7 @@ def run(ctx: Context) -> Result:
         "graph_speedup": round(bench.speedup[CANDIDATE], 3),
         "graph_p50_ms": round(bench.timing(CANDIDATE, "onnxruntime").p50_ms, 3),
         **{name: round(value, 3) for name, value in expectation.items()},
+        "trims": {item["name"]: "; ".join(item["what"]) for item in reports[CANDIDATE].trims["trims"]},
     }
     identity = digests.of_value([reports[CANDIDATE].artifact_id, reports[BASELINE].artifact_id])
     outputs = [ctx.folder / name for name in (CANDIDATE, BASELINE, BENCH, RECIPE, NO_PLAN)]

@@ -21,6 +21,7 @@ from runtime.errors import ContractError
 T = TypeVar("T")
 
 
+OMITTED = {"omitted": True}  # metadata of a field that, being None, leaves no key behind: older files lack it too
 _FIELD_TYPES: dict[type, dict[str, Any]] = {}
 
 
@@ -30,6 +31,11 @@ def field_types(cls: type) -> dict[str, Any]:
         hints = get_type_hints(cls)
         _FIELD_TYPES[cls] = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     return _FIELD_TYPES[cls]
+
+
+def omittable(cls: type) -> frozenset[str]:
+    """Fields declared with `metadata=OMITTED`."""
+    return frozenset(field.name for field in dataclasses.fields(cls) if field.metadata.get("omitted"))
 
 
 def optional_inner(hint: Any) -> Any | None:
@@ -119,7 +125,8 @@ def _coerce_tuple(value: Any, hint: Any, where: str) -> tuple[Any, ...]:
 def encode(value: Any) -> Any:
     """Plain JSON data (dict, list, str, int, float, bool, None) of a conforming dataclass."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: encode(getattr(value, name)) for name in field_types(type(value))}
+        kept = {name: getattr(value, name) for name in field_types(type(value))}
+        return {name: encode(v) for name, v in kept.items() if v is not None or name not in omittable(type(value))}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple):
@@ -132,12 +139,13 @@ def decode(cls: type[T], data: Any, where: str) -> T:
     if not isinstance(data, Mapping):
         raise ContractError(f"{where}: found {type(data).__name__}, expected an object with the keys of {cls.__name__}")
     hints = field_types(cls)
-    unknown, missing = sorted(set(data) - set(hints)), sorted(set(hints) - set(data))
+    unknown, missing = sorted(set(data) - set(hints)), sorted(set(hints) - set(data) - omittable(cls))
     if unknown:
         raise ContractError(f"{where}: unknown keys {unknown}, allowed: {sorted(hints)}")
     if missing:
         raise ContractError(f"{where}: missing keys {missing}, expected all of {sorted(hints)}")
-    arguments = {name: _decode_value(data[name], hint, f"{where}.{name}") for name, hint in hints.items()}
+    given = {name: hint for name, hint in hints.items() if name in data}
+    arguments = {name: _decode_value(data[name], hint, f"{where}.{name}") for name, hint in given.items()}
     try:
         return cls(**arguments)
     except ContractError as error:

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from runtime.contract.codec import field_types, optional_inner
+from runtime.contract.codec import field_types, omittable, optional_inner
 from runtime.contract.manifest import SCHEMA_VERSION, Manifest, canonical_json
 
 SCHEMA_FILE = Path(__file__).with_name("manifest.schema.json")
@@ -65,7 +65,7 @@ def _reference(cls: Any, definitions: dict[str, Any]) -> dict[str, Any]:
             "type": "object",
             "description": (cls.__doc__ or "").strip().split("\n")[0],
             "properties": {name: _of(hint, definitions) for name, hint in hints.items()},
-            "required": sorted(hints),
+            "required": sorted(set(hints) - omittable(cls)),
             "additionalProperties": False,
         }
     return {"$ref": f"#/$defs/{cls.__name__}"}

@@ -8,13 +8,13 @@ The action side lives in `runtime.contract.action`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.contract import check
-from runtime.contract.codec import conform
+from runtime.contract.codec import OMITTED, conform
 from runtime.contract.conventions import (
     ColourOrder,
     Frame,
@@ -115,7 +115,9 @@ class PromptSpec:
     A template with `{state:256}` also carries the state, as policies of the pi0.5 kind read it: each normalised
     dimension as the number of its bin of 256 over -1..1 (-1 below, as published), with spaces between; `{state:256:32}`
     fills up to 32 dimensions with zeros first.
-    A prompt longer than `max_tokens` is refused, never cut. Raises ContractError.
+    A prompt longer than `max_tokens` is refused, never cut.
+    `tasks` closes the list of instructions: the graph's token table then holds their tokens only, and any other
+    instruction is refused. None means that every instruction may be given. Raises ContractError.
     """
 
     template: str
@@ -124,6 +126,7 @@ class PromptSpec:
     lowercase: bool
     add_special_tokens: bool = True
     tokenizer_file: str = "tokenizer.json"
+    tasks: tuple[str, ...] | None = field(default=None, metadata=OMITTED)
 
     def __post_init__(self) -> None:
         conform(self)
@@ -137,11 +140,24 @@ class PromptSpec:
         check.positive(self.max_tokens, "PromptSpec.max_tokens")
         check.require(self.pad_id >= 0, "PromptSpec.pad_id", self.pad_id, "a token id >= 0")
         check.relative_path(self.tokenizer_file, "PromptSpec.tokenizer_file")
+        if self.tasks is not None:
+            check.require(
+                len(self.tasks) > 0 and all(map(str.strip, self.tasks)), "PromptSpec.tasks", self.tasks,
+                "at least one instruction, none of them empty",
+            )  # fmt: skip
+            check.unique(map(self._cased, self.tasks), "PromptSpec.tasks")
 
     @property
     def needs_state(self) -> bool:
         """Whether the prompt depends on the state."""
         return STATE_FIELD.search(self.template) is not None
+
+    def _cased(self, instruction: str) -> str:
+        return instruction.lower() if self.lowercase else instruction
+
+    def admits(self, instruction: str) -> bool:
+        """Whether the list of tasks, if there is one, has this instruction; case counts unless it is lowered."""
+        return self.tasks is None or self._cased(instruction) in set(map(self._cased, self.tasks))
 
     def render(self, instruction: str, state: NDArray[np.floating] | None = None) -> str:
         """The text that is tokenised.
@@ -150,9 +166,8 @@ class PromptSpec:
             instruction: the sentence.
             state: normalised, (S,); only where `needs_state`.
         """
-        text = instruction.lower() if self.lowercase else instruction
         before, after = self.template.split(INSTRUCTION_FIELD)
-        return _with_state(before, state) + text + _with_state(after, state)
+        return _with_state(before, state) + self._cased(instruction) + _with_state(after, state)
 
 
 def _with_state(template: str, state: NDArray[np.floating] | None) -> str:

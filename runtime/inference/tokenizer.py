@@ -39,10 +39,16 @@ class PromptTokenizer:
 
         `state` (S,), normalised, is needed where the prompt carries it.
 
-        ObservationError if the instruction is empty or its prompt is longer than `max_tokens`.
+        ObservationError if the instruction is empty or not in the list of tasks, or its prompt is longer than
+        `max_tokens`.
         """
         if not isinstance(instruction, str) or not instruction.strip():
             raise ObservationError(f"instruction: found {instruction!r}, expected text that says what to do")
+        if not self._spec.admits(instruction):
+            raise ObservationError(
+                f"instruction: found {instruction!r}, but this policy was exported for a closed list of tasks: "
+                f"{list(self._spec.tasks or ())}; give one of them, or export without `export.tasks`"
+            )
         text = self._spec.render(instruction, state)
         if len(text) > INSTRUCTION_CHARACTERS:
             raise ObservationError(
@@ -65,6 +71,12 @@ class PromptTokenizer:
         ids.setflags(write=False)
         mask.setflags(write=False)
         return ids, mask
+
+    def texts(self) -> list[str]:
+        """What each token stands for, by id; the list is as long as the highest id plus one."""
+        known = self._tokenizer.get_vocab(with_added_tokens=True)
+        ids = [[number] for number in range(max(known.values()) + 1)]
+        return list(self._tokenizer.decode_batch(ids, skip_special_tokens=False))
 
 
 def _parse(tokenizers: Any, data: bytes, name: str) -> Any:
