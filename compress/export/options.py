@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compress.export.errors import ExportError
+from compress.recipe_sections import ExportSection
 from runtime.contract.conventions import Precision
 
 OPSET = 20
@@ -48,6 +49,11 @@ class GraphOptions:
                 f"opset: found {self.opset}, expected one of {list(OPSETS)}; {OPSET} is the one that every engine "
                 "here takes"
             )
+
+    @classmethod
+    def of(cls, section: ExportSection) -> GraphOptions:
+        """What a recipe asks for."""
+        return cls(Precision(section.precision), section.sampler, section.batch, section.opset)
 
     @property
     def dynamic(self) -> bool:

@@ -17,7 +17,6 @@ from compress.stages.context import Context
 from compress.stages.drop import MODEL
 from compress.stages.plan import PLANS, expected
 from compress.stages.trim import REPORT
-from runtime.contract.conventions import Precision
 
 if TYPE_CHECKING:
     from compress.export.bench import BenchReport
@@ -58,7 +57,7 @@ def run(ctx: Context) -> Result:
     write_atomic(ctx.folder / RECIPE, lambda stream: stream.write(text))
     save_plans(ctx.folder / NO_PLAN, [])
     plans = {CANDIDATE: (small, ctx.of("plan") / PLANS), BASELINE: (whole, ctx.folder / NO_PLAN)}
-    options = GraphOptions(Precision(spec.precision), spec.sampler, spec.batch, spec.opset)
+    options = GraphOptions.of(spec)
     reports = {}
     for name, (model, plan) in plans.items():
         lineage = _lineage(recipe, source, plan, ctx.folder / RECIPE)

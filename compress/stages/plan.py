@@ -87,6 +87,7 @@ def counted(ctx: Context, model: VlaModel, batch: Batch, specs: Sequence[PlanSpe
     from compress.block_cost import engine_timings
     from compress.costs import Timing, measure
     from compress.export.onnx_export import export_stage
+    from compress.export.options import GraphOptions
     from compress.stages.trim import whole
 
     parts = [(spec.role, spec.part, spec.form) for spec in specs]
@@ -95,7 +96,7 @@ def counted(ctx: Context, model: VlaModel, batch: Batch, specs: Sequence[PlanSpe
     if timed:
         known = engine_timings(
             lambda: whole(ctx, gpu=False), batch, parts,
-            lambda stage, folder: export_stage(stage, folder, opset=export.opset),
+            lambda stage, folder: export_stage(stage, folder, options=GraphOptions.of(export)),
             export.bench_runs, export.threads, ctx.say,
         )  # fmt: skip
     return tuple(
