@@ -114,12 +114,7 @@ def export_draft(
     known = lineage if isinstance(lineage, Lineage) else lineage_of(model, lineage)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.graph-", dir=folder.parent) as scratch:
-        say("exporting to ONNX")
-        metadata = {LINEAGE_METADATA: lineage_id(known)}
-        graph = export_stage(small.stage, Path(scratch), metadata, options=chosen, rewrite=small.rewrite)
-        say(f"exported {graph.nodes} nodes in {graph.export_s:.1f} s")
-        for saved in small.saved:
-            say(saved.describe())
+        graph = _graph(small, Path(scratch), known, chosen, say)
         converts = convertible.check(graph.path, convertibility)
         say(converts.describe())
         with folder_atomic(folder) as work:
@@ -141,6 +136,17 @@ def export_draft(
         wall_s=time.perf_counter() - started,
         trims=small.to_json(),
     )
+
+
+def _graph(small: Trimmed, folder: Path, lineage: Lineage, options: GraphOptions, say: Progress) -> ExportedGraph:
+    """Export the trimmed stage."""
+    say("exporting to ONNX")
+    metadata = {LINEAGE_METADATA: lineage_id(lineage)}
+    graph = export_stage(small.stage, folder, metadata, options=options, rewrite=small.rewrite)
+    say(f"exported {graph.nodes} nodes in {graph.export_s:.1f} s")
+    for saved in small.saved:
+        say(saved.describe())
+    return graph
 
 
 def _assemble(
