@@ -27,7 +27,7 @@ from compress.export.policy_files import content, golden_file, golden_tolerance,
 from compress.export.versions import created_with
 from compress.models.base import ExportStage, VlaModel
 from runtime.contract.artifact import Artifact, load_manifest
-from runtime.contract.conventions import FileRole
+from runtime.contract.conventions import FileRole, Precision
 from runtime.contract.graph import GOLDEN_FILE, LINEAGE_METADATA, MODEL_FILE, NORMALIZATION_FILE
 from runtime.contract.lineage import Lineage
 from runtime.contract.manifest import GoldenRef, canonical_json, lineage_id
@@ -105,7 +105,7 @@ def export_draft(
         say("exporting to ONNX")
         graph = export_stage(stage, Path(scratch), {LINEAGE_METADATA: lineage_id(known)}, opset=opset)
         say(f"exported {graph.nodes} nodes in {graph.export_s:.1f} s")
-        converts = convertible.check(graph.path, convertibility)
+        converts = convertible.check(graph.path, convertibility, Precision.FP32)
         say(converts.describe())
         with folder_atomic(folder) as work:
             artifact, report = _assemble(model, stage, golden_samples, graph, converts, known, work, say)

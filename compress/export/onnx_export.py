@@ -19,6 +19,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from compress.export.banned import DYNAMIC, MAX_RANK, STANDARD_DOMAINS
 from compress.export.errors import ExportError
 from compress.export.exact import cpu_copy
 from compress.export.quiet import quiet
@@ -28,9 +29,6 @@ from runtime.contract.graph import GraphSpec, TensorSpec
 
 OPSET, IR_VERSION = 20, 10
 OPSETS = (18, 19, 20, 21, 22)  # 23 and later emit Attention
-MAX_RANK = 8  # TensorRT refuses tensors of more axes
-STANDARD_DOMAINS = ("", "ai.onnx")
-NOT_PORTABLE = ("NonZero",)  # data-dependent shapes
 OPERATOR = re.compile(r"\b(?:aten|prims|prim|torchvision|quantized)(?:\.|::)[A-Za-z0-9_]+")
 
 
@@ -161,7 +159,7 @@ def _refuse_unportable(model: ir.Model, name: str) -> None:
             f"stage {name!r}: found functions {sorted(f[1] for f in model.functions)}, expected plain operators only"
         )
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.domain not in STANDARD_DOMAINS or node.op_type in NOT_PORTABLE:
+        if node.domain not in STANDARD_DOMAINS or node.op_type in DYNAMIC:
             operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             raise ExportError(
                 f"stage {name!r}: operator {operator} runs in few engines; expected standard ONNX operators only"
