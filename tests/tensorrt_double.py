@@ -163,7 +163,7 @@ class Engine:
         return Kind(self.trt.dtypes.get(name) or ONNX_TYPES[self.nodes[name].type][0])
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.nodes[name].shape)
+        return tuple(size if isinstance(size, int) else -1 for size in self.nodes[name].shape)
 
     def get_tensor_location(self, name: str) -> TensorLocation:
         return TensorLocation.HOST if name in self.trt.on_host else TensorLocation.DEVICE
@@ -176,7 +176,17 @@ class Context:
     """Computes on what lies at the addresses when its turn comes."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.addresses = engine, {}
+        self.engine, self.addresses, self.shapes = engine, {}, {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = shape
+        return self.engine.trt.batch in (None, shape[0])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        """An open first size is the batch that was set, as in the graphs here."""
+        found = self.shapes.get(name, self.engine.get_tensor_shape(name))
+        batch = next(iter(self.shapes.values()), (-1,))[0]
+        return tuple(batch if size == -1 else size for size in found)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -190,7 +200,7 @@ class Context:
 
     def _array(self, name: str) -> np.ndarray:
         node = self.engine.nodes[name]
-        return array_at(self.addresses[name], tuple(node.shape), np.dtype(ONNX_TYPES[node.type][1]))
+        return array_at(self.addresses[name], self.get_tensor_shape(name), np.dtype(ONNX_TYPES[node.type][1]))
 
     def _compute(self) -> None:
         names = [name for name in self.engine.nodes if name not in self.engine.inputs]
@@ -208,6 +218,7 @@ class Trt:
     def __init__(self, device: HostDevice) -> None:
         self.device, self.has_memory, self.starts = device, True, True
         self.on_host: tuple[str, ...] = ()
+        self.batch: int | None = None  # of the profile; None takes any
         self.dtypes: dict[str, str] = {}
 
     def Runtime(self, log: Any) -> Any:  # noqa: N802 TensorRT's own name

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from compress.export.draft import CONVERTIBLE_FILE, export_draft
 from compress.export.errors import ConvertError
 from runtime.backends.tensorrt_build import BuildSettings, build, parse
 from runtime.backends.tensorrt_library import TENSORRT_RTX, library
+from runtime.contract.conventions import Precision
 from runtime.errors import BackendError
 
 needs_rtx = pytest.mark.skipif(
@@ -69,6 +71,20 @@ def test_layers_have_the_precision_of_the_graph(tmp_path: Path, name: str) -> No
     assert found.status == CONVERTS
     assert found.multiplies == {"MATRIX_MULTIPLY": {called: 2}}
     assert set(found.dtypes) == {called, "FLOAT"}
+
+
+@needs_rtx
+def test_other_precision_than_was_asked_for_is_refused_with_its_nodes(tmp_path: Path) -> None:
+    full = graphs.mlp(tmp_path / "mlp.onnx")
+    with pytest.raises(ConvertError, match=r"node up multiplies in FLOAT; node down .* \(2 of 2\), expected HALF"):
+        check(full, "require", Precision.FP16)
+    assert check(full, "require", Precision.FP32).kept_float32 == {}
+
+
+@needs_rtx
+def test_what_stays_float32_in_half_precision_is_listed(tmp_path: Path) -> None:
+    found = check(graphs.mlp(tmp_path / "mlp.onnx", graphs.HALF), "require", Precision.FP16)
+    assert found.kept_float32 == {"Cast": 1}  # the one at the output; the other makes float16
 
 
 @needs_rtx
@@ -132,8 +148,9 @@ def test_missing_builder_is_not_checked_and_never_a_pass(tmp_path: Path) -> None
     path = graphs.mlp(tmp_path / "mlp.onnx")
     found = check(path, "auto")
     assert found.status == NOT_CHECKED
-    assert "tensorrt-rtx is not installed here; pip install tensorrt-rtx" in found.why
-    with pytest.raises(ConvertError, match="tensorrt-rtx is not installed here"):
+    message = "tensorrt_rtx is not importable (libnvinfer is missing); run: pip install tensorrt-rtx"
+    assert found.why.startswith(message)
+    with pytest.raises(ConvertError, match=re.escape(message)):
         check(path, "require")
 
 

@@ -189,9 +189,9 @@ def test_timings_of_an_earlier_build_are_handed_to_the_builder(
 
     given: list[bytes] = []
 
-    def build_and_tell(parsed, settings, timing=b""):
+    def build_and_tell(parsed, settings, timing, shapes):
         given.append(timing)
-        return replace(tensorrt_build.build(parsed, settings, timing), timing=b"")
+        return replace(tensorrt_build.build(parsed, settings, timing, shapes), timing=b"")
 
     build_engine(artifact.root, cache, builder(), BuildSettings(), silent)
     kept = cache.timing(builder().station, silent)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -59,6 +60,9 @@ def test_run_makes_two_proven_drafts_and_does_it_once(root: Path, capsys: pytest
         stacks = {stack["name"]: stack for stack in manifest["lineage"]["plan"]["stacks"]}
         assert (len(stacks["language"]["kept"]), stacks["language"]["original_depth"]) == (kept, 6)
         assert cli.main(["verify", str(run / "export" / draft)]) == 1
+        asked = json.loads((run / "export" / draft / "evidence" / "convertible.json").read_text())
+        has_rtx = importlib.util.find_spec("tensorrt_rtx") is not None
+        assert asked["status"] == ("converts" if draft == "candidate" and has_rtx else "not checked")
     capsys.readouterr()
 
     code, found = call(capsys, "run", str(path), "--until", "export")

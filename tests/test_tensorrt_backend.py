@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from artifact_factory import artifact_files, onnx_bytes, policy_spec, write_draft
 from engine_factory import needs_rtx, plan, record
@@ -25,7 +26,7 @@ from runtime.backends.engine_key import engine_key
 from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from runtime.backends.station import station_facts
 from runtime.backends.tensorrt_backend import GRAPH, TensorRtBackend
-from runtime.backends.tensorrt_build import BuildSettings
+from runtime.backends.tensorrt_build import BuildSettings, build, parse
 from runtime.backends.tensorrt_library import TENSORRT_RTX, library
 from runtime.contract.artifact import Artifact
 from runtime.contract.conventions import FileRole
@@ -204,6 +205,38 @@ def test_engine_of_another_signature_is_refused(model: Path, name: str) -> None:
     assert backend.device.held == {}
 
 
+def open_batch() -> bytes:
+    """The small graph with an open batch, as an export for other uses may have it."""
+    graph = onnx.load_from_string(onnx_bytes())
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return graph.SerializeToString()
+
+
+def test_open_batch_is_fixed_once_and_answers(model: Path) -> None:
+    backend, oracle = loaded(model, plan=open_batch()), OnnxRuntimeBackend(threads=1)
+    oracle.load(model, SPEC)
+    np.testing.assert_array_equal(backend.infer(inputs(1))[ACTIONS], oracle.infer(inputs(1))[ACTIONS])
+
+
+def test_engine_built_for_another_batch_is_refused(model: Path) -> None:
+    backend = OnDouble(plan=open_batch())
+    backend.trt.batch = 4
+    with pytest.raises(BackendError, match=r"engine\[pixels\]: was not built for \(1, 2, 3, 16, 12\)"):
+        backend.load(model, SPEC)
+
+
+@needs_rtx
+def test_builder_fixes_what_a_graph_leaves_open(tmp_path: Path) -> None:
+    path = tmp_path / "open.onnx"
+    path.write_bytes(open_batch())
+    parsed = parse(library(TENSORRT_RTX), path)
+    assert build(parsed, BuildSettings(), shapes={tensor.name: tensor.shape for tensor in SPEC.inputs}).plan
+    assert build(parse(library(TENSORRT_RTX), path), BuildSettings()).plan
+    with pytest.raises(BackendError, match=r"input 'state' is \(-1, 8\), expected \(1, 9\)"):
+        build(parse(library(TENSORRT_RTX), path), BuildSettings(), shapes={"state": (1, 9)})
+
+
 def test_half_precision_at_the_rim_is_refused(model: Path) -> None:
     backend = OnDouble()
     backend.trt.dtypes = {"actions": "HALF"}
@@ -264,7 +297,7 @@ def test_every_tensorrt_name_that_is_used_exists() -> None:
             "num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype", "get_tensor_shape",
             "get_tensor_location", "create_execution_context",
         ],
-        trt.IExecutionContext: ["set_tensor_address", "execute_async_v3"],
+        trt.IExecutionContext: ["set_tensor_address", "set_input_shape", "get_tensor_shape", "execute_async_v3"],
         trt.TensorIOMode: ["INPUT", "OUTPUT"],
         trt.TensorLocation: ["DEVICE"],
     }  # fmt: skip

@@ -23,7 +23,8 @@ from typing import Any, Literal
 from compress.export.banned import FLOATS, Scanned, refuse_banned, scan
 from compress.export.errors import ConvertError
 from runtime.backends.tensorrt_build import BuildSettings, LayerFact, build, parse
-from runtime.backends.tensorrt_library import INSTALL_RTX, TENSORRT_RTX, library, version_of
+from runtime.backends.tensorrt_library import TENSORRT_RTX, library, version_of
+from runtime.contract.conventions import Precision
 from runtime.errors import BackendError
 
 Mode = Literal["auto", "require", "off"]
@@ -35,6 +36,7 @@ MULTIPLIES = {  # ONNX operator -> the one layer that TensorRT makes of it
     "ConvTranspose": "DECONVOLUTION",
     "Einsum": "EINSUM",
 }
+TYPE_OF = {Precision.FP32: "FLOAT", Precision.FP16: "HALF", Precision.BF16: "BF16"}  # int8 has both kinds
 MISSING, REFUSED = 3, 4  # exit codes of the process that builds
 TIMEOUT_S = 3600.0
 
@@ -50,6 +52,7 @@ class Convertibility:
         layers: of the parsed network.
         dtypes: element type -> layer outputs of that type, over all layers.
         multiplies: layer kind -> floating type -> how many, equal in graph and network.
+        kept_float32: ONNX operator -> nodes that compute in float32 although the graph multiplies in half precision.
     """
 
     status: str
@@ -58,6 +61,7 @@ class Convertibility:
     layers: int = 0
     dtypes: Mapping[str, int] = field(default_factory=dict)
     multiplies: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    kept_float32: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `evidence/convertible.json`."""
@@ -71,12 +75,13 @@ class Convertibility:
         return f"TensorRT: {self.builder} builds it, {self.layers} layers ({kinds})"
 
 
-def check(path: Path, mode: Mode = "auto") -> Convertibility:
+def check(path: Path, mode: Mode = "auto", precision: Precision | None = None) -> Convertibility:
     """Parse and build `path` (weights beside it), strongly typed, in a process of its own.
 
     Args:
         path: any ONNX file.
         mode: `auto` says `not checked` where `tensorrt-rtx` is missing, `require` refuses then, `off` asks nobody.
+        precision: that every matrix multiplication has to have; None takes what the graph says.
 
     Raises:
         ConvertError: names the node that TensorRT refuses, or what has another type than the graph says.
@@ -84,13 +89,14 @@ def check(path: Path, mode: Mode = "auto") -> Convertibility:
     if mode == "off":
         return Convertibility(NOT_CHECKED, "nobody asked: export.convertible is off")
     refuse_banned(scan(path), path.name)
-    command = [sys.executable, "-m", "compress.export.convertible", str(path)]
+    wanted = [precision.value] if precision in TYPE_OF else []
+    command = [sys.executable, "-m", "compress.export.convertible", str(path), *wanted]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise ConvertError(f"{path.name}: the builder has not ended after {TIMEOUT_S:.0f} s") from error
     if done.returncode == 0:
-        return Convertibility(**json.loads(done.stdout))
+        return Convertibility(**json.loads(done.stdout.splitlines()[-1]))
     told = done.stderr.strip().splitlines()
     last = told[-1] if told else "no message"
     if done.returncode == MISSING and mode == "auto":
@@ -100,7 +106,7 @@ def check(path: Path, mode: Mode = "auto") -> Convertibility:
     raise ConvertError(f"{path.name}: the builder's process ended with {done.returncode}: {last}")
 
 
-def examine(path: Path, trt: Any) -> Convertibility:
+def examine(path: Path, trt: Any, precision: Precision | None = None) -> Convertibility:
     """What `check` does in the other process, with a TensorRT module; raises ConvertError."""
     scanned = scan(path)
     refuse_banned(scanned, path.name)
@@ -108,12 +114,15 @@ def examine(path: Path, trt: Any) -> Convertibility:
         parsed = parse(trt, path)
         layers = tuple(parsed.layers())
         multiplies = compare(scanned, layers, path.name)
+        if precision in TYPE_OF:
+            _refuse_other_multiplications(scanned, TYPE_OF[precision], path.name)
         build(parsed, BuildSettings(timing_cache=False))
     except BackendError as error:
         raise ConvertError(str(error)) from error
     dtypes = Counter(kind for layer in layers for kind in layer.dtypes)
     builder = f"{trt.__name__} {version_of(trt)}"
-    return Convertibility(CONVERTS, "", builder, len(layers), dict(sorted(dtypes.items())), multiplies)
+    kept = _kept_float32(scanned, layers, multiplies)
+    return Convertibility(CONVERTS, "", builder, len(layers), dict(sorted(dtypes.items())), multiplies, kept)
 
 
 def compare(scanned: Scanned, layers: Iterable[LayerFact], where: str) -> dict[str, dict[str, int]]:
@@ -131,6 +140,23 @@ def compare(scanned: Scanned, layers: Iterable[LayerFact], where: str) -> dict[s
     if graph != network:
         raise ConvertError(f"{where}: TensorRT multiplies as {network}, the graph as {graph}")
     return network
+
+
+def _refuse_other_multiplications(scanned: Scanned, wanted: str, where: str) -> None:
+    """Convolutions are not asked: ONNX has none in bfloat16 below opset 22."""
+    kinds = {name: _type_of(n, scanned) for name, n in scanned.nodes.items() if n.op_type in ("MatMul", "Gemm")}
+    other = [f"node {name} multiplies in {kind}" for name, kind in kinds.items() if kind != wanted]
+    if other:
+        raise ConvertError(f"{where}: {'; '.join(other[:5])} ({len(other)} of {len(kinds)}), expected {wanted}")
+
+
+def _kept_float32(
+    scanned: Scanned, layers: tuple[LayerFact, ...], multiplies: Mapping[str, Mapping[str, int]]
+) -> dict[str, int]:
+    if not {"HALF", "BF16"} & {dtype for kinds in multiplies.values() for dtype in kinds}:
+        return {}
+    names = {layer.node for layer in layers if "FLOAT" in layer.dtypes and layer.node in scanned.nodes}
+    return dict(sorted(Counter(scanned.nodes[name].op_type for name in names).items()))
 
 
 def _multiplies(node: Any) -> bool:
@@ -161,15 +187,15 @@ def _table(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
     return table
 
 
-def main(path: str) -> int:
+def main(path: str, precision: str | None = None) -> int:
     """The other process: JSON on standard output, or one line on standard error and an exit code."""
     try:
         trt = library(TENSORRT_RTX)
-    except BackendError:
-        print(f"tensorrt-rtx is not installed here; {INSTALL_RTX}", file=sys.stderr)
+    except BackendError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
         return MISSING
     try:
-        print(json.dumps(examine(Path(path), trt).to_json()))
+        print(json.dumps(examine(Path(path), trt, Precision(precision) if precision else None).to_json()))
     except ConvertError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return REFUSED
@@ -177,4 +203,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -115,7 +115,7 @@ def export_draft(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.graph-", dir=folder.parent) as scratch:
         graph = _graph(small, Path(scratch), known, chosen, say)
-        converts = convertible.check(graph.path, convertibility)
+        converts = convertible.check(graph.path, convertibility, chosen.precision)
         say(converts.describe())
         with folder_atomic(folder) as work:
             artifact, report = _assemble(model, stage, golden_samples, graph, converts, known, work, say, small)

@@ -20,6 +20,7 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
+from compress.export.banned import DYNAMIC, MAX_RANK, STANDARD_DOMAINS
 from compress.export.convert import BATCH, IR_VERSION, converted, examples, strip
 from compress.export.errors import ExportError
 from compress.export.exact import cpu_copy, narrowed
@@ -31,9 +32,6 @@ from compress.models.flow import FlowSampler
 from runtime.contract.conventions import Precision, TensorDtype
 from runtime.contract.graph import GraphSpec, TensorSpec
 
-MAX_RANK = 8  # TensorRT refuses tensors of more axes
-STANDARD_DOMAINS = ("", "ai.onnx")
-NOT_PORTABLE = ("NonZero",)  # data-dependent shapes
 Rewrite = Callable[[ir.Model], None]
 DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
@@ -139,7 +137,7 @@ def _refuse_unportable(model: ir.Model, name: str) -> None:
             f"stage {name!r}: found functions {sorted(f[1] for f in model.functions)}, expected plain operators only"
         )
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.domain not in STANDARD_DOMAINS or node.op_type in NOT_PORTABLE:
+        if node.domain not in STANDARD_DOMAINS or node.op_type in DYNAMIC:
             operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             raise ExportError(
                 f"stage {name!r}: operator {operator} runs in few engines; expected standard ONNX operators only"

@@ -23,7 +23,7 @@ from runtime.backends.cuda import Cuda, array_at
 from runtime.backends.engine_cache import EngineCache
 from runtime.backends.engine_key import engine_key
 from runtime.backends.station import station_facts
-from runtime.backends.tensorrt_build import BuildSettings
+from runtime.backends.tensorrt_build import BuildSettings, fits
 from runtime.backends.tensorrt_library import TENSORRT, last_errors, library, logger
 from runtime.contract.graph import GraphSpec, TensorSpec
 from runtime.errors import BackendError
@@ -102,6 +102,7 @@ class TensorRtBackend:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise BackendError(f"{model}: no memory for the engine's activations: {last_errors(log)}")
+        _check_shapes(self._context, graph, f"{model}: engine")
         self._stream = cuda.stream()
         for spec in graph.inputs:
             self._inputs += (self._slot(cuda, spec),)
@@ -211,7 +212,7 @@ def _frees(cuda: Cuda, slot: _Slot) -> list[Callable[[], Any]]:
 
 
 def _check_signature(trt: Any, engine: Any, graph: GraphSpec, where: str) -> None:
-    """Names, directions, types and static shapes are those of the graph, and every tensor lies on the device."""
+    """Names, directions, types and shapes are those of the graph, and every tensor lies on the device."""
     names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
     expected = {spec.name for spec in (*graph.inputs, *graph.outputs)}
     if names != expected:
@@ -220,11 +221,25 @@ def _check_signature(trt: Any, engine: Any, graph: GraphSpec, where: str) -> Non
     for specs, mode in sides:
         for spec in specs:
             dtype = engine.get_tensor_dtype(spec.name).name
-            found = (_DTYPES.get(dtype, dtype), tuple(engine.get_tensor_shape(spec.name)))
-            if engine.get_tensor_mode(spec.name) != mode or found != (spec.dtype.value, spec.shape):
+            kind, shape = _DTYPES.get(dtype, dtype), tuple(engine.get_tensor_shape(spec.name))
+            right = engine.get_tensor_mode(spec.name) == mode and kind == spec.dtype.value and fits(shape, spec.shape)
+            if not right:
                 raise BackendError(
-                    f"{where}[{spec.name}]: found {engine.get_tensor_mode(spec.name).name} {found[0]} {found[1]}, "
+                    f"{where}[{spec.name}]: found {engine.get_tensor_mode(spec.name).name} {kind} {shape}, "
                     f"expected {mode.name} {spec.dtype.value} {spec.shape}"
                 )
             if engine.get_tensor_location(spec.name) != trt.TensorLocation.DEVICE:
                 raise BackendError(f"{where}[{spec.name}]: wants host memory, expected data on the device")
+
+
+def _check_shapes(context: Any, graph: GraphSpec, where: str) -> None:
+    """Fix the inputs that the graph left open, once; then the outputs have to be as large as their buffers."""
+    for spec in graph.inputs:
+        if tuple(context.get_tensor_shape(spec.name)) != spec.shape and not context.set_input_shape(
+            spec.name, spec.shape
+        ):
+            raise BackendError(f"{where}[{spec.name}]: was not built for {spec.shape}; run: python -m runtime build")
+    for spec in graph.outputs:
+        found = tuple(context.get_tensor_shape(spec.name))
+        if found != spec.shape:
+            raise BackendError(f"{where}[{spec.name}]: found {found}, expected {spec.shape}")

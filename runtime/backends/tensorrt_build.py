@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from runtime.contract.codec import conform
 from runtime.errors import BackendError
 
 MIN_MAJOR = 10  # `tensorrt`; TensorRT-RTX counts its own versions
-LEVELS = (0, 5)
+LEVELS, OPEN = (0, 5), -1
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\]")
 
 
@@ -116,14 +116,24 @@ def _parse_errors(parser: Any) -> str:
     return " | ".join(f"node {e.node_name() or e.node()} ({e.node_operator()}): {e.desc().strip()}" for e in errors)
 
 
-def build(parsed: ParsedNetwork, settings: BuildSettings, timing: bytes = b"") -> Built:
-    """Build and serialise; `timing` is an older timing cache of the same station. BackendError says what failed."""
+def build(
+    parsed: ParsedNetwork,
+    settings: BuildSettings,
+    timing: bytes = b"",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Built:
+    """Build and serialise; `timing` is an older timing cache of the same station. BackendError says what failed.
+
+    `shapes` fixes what the graph leaves open, by input: one profile whose smallest, best and largest are the same,
+    because the robot asks one question at a time. An open size that is not given is 1.
+    """
     trt, builder, started = parsed.trt, parsed.builder, time.perf_counter()
     config = builder.create_builder_config()
     config.builder_optimization_level = settings.optimization_level
     if settings.workspace_bytes:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     (config.set_flag if settings.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    _fix_open_sizes(parsed, config, shapes or {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT-RTX keeps timing caches as no-ops
         if settings.timing_cache and not config.set_timing_cache(config.create_timing_cache(timing), False):
@@ -133,6 +143,26 @@ def build(parsed: ParsedNetwork, settings: BuildSettings, timing: bytes = b"") -
             raise BackendError(f"{parsed.path}: {_name(trt)} cannot build it: {last_errors(parsed.log)}")
         after = bytes(config.get_timing_cache().serialize()) if settings.timing_cache else b""
     return Built(bytes(host), after, time.perf_counter() - started)
+
+
+def _fix_open_sizes(parsed: ParsedNetwork, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    inputs = [parsed.network.get_input(i) for i in range(parsed.network.num_inputs)]
+    if not any(OPEN in tuple(tensor.shape) for tensor in inputs):
+        return
+    profile = parsed.builder.create_optimization_profile()
+    for tensor in inputs:
+        found = tuple(tensor.shape)
+        wanted = shapes.get(tensor.name) or tuple(1 if size == OPEN else size for size in found)
+        if not fits(found, wanted):
+            raise BackendError(f"{parsed.path}: input {tensor.name!r} is {found}, expected {wanted}")
+        profile.set_shape(tensor.name, wanted, wanted, wanted)
+    if config.add_optimization_profile(profile) < 0:
+        raise BackendError(f"{parsed.path}: {_name(parsed.trt)} refuses its profile: {last_errors(parsed.log)}")
+
+
+def fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a shape with open sizes (-1) can be `wanted`."""
+    return len(found) == len(wanted) and all(a in (OPEN, b) for a, b in zip(found, wanted, strict=True))
 
 
 def _name(trt: Any) -> str:

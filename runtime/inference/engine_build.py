@@ -17,6 +17,7 @@ from typing import Any
 from runtime.backends.cuda import Cuda
 from runtime.backends.engine_cache import Engine, EngineCache, EngineRecord, Proof
 from runtime.backends.engine_key import EngineKey, StationFacts, engine_key
+from runtime.backends.private_files import STAGING
 from runtime.backends.shipped_engines import refuse_shipped_engines
 from runtime.backends.station import station_facts
 from runtime.backends.tensorrt_backend import TensorRtBackend
@@ -93,16 +94,7 @@ def _usable(cache: EngineCache, key: EngineKey, say: Say) -> Engine | None:
 
 
 def _build(artifact: Artifact, key: EngineKey, cache: EngineCache, builder: Builder, say: Say) -> Engine:
-    timing = cache.timing(key.station, say) if key.settings.timing_cache else b""
-    with tempfile.TemporaryDirectory(prefix=".staging-graph-", dir=cache.root) as folder:
-        model = private_copy(artifact, key, Path(folder))
-        say(f"parsing {artifact.manifest.policy.graph.file} with {key.station.library} {key.station.library_version}")
-        parsed = parse(builder.trt, model)
-        layers = sum(1 for _ in parsed.layers())
-        say(f"building {layers} layers for {key.station.gpu}, optimisation level {key.settings.optimization_level}")
-        built = build(parsed, key.settings, timing)
-    if built.timing:
-        cache.keep_timing(key.station, built.timing)
+    built, layers = _built(artifact, key, cache, builder, say)
     say(f"built {len(built.plan)} bytes in {built.seconds:.1f} s; running the golden samples")
     proof = builder.prove(artifact, built.plan)
     if not proof.passed:
@@ -112,6 +104,21 @@ def _build(artifact: Artifact, key: EngineKey, cache: EngineCache, builder: Buil
             "--backend onnxruntime, and send this message to whoever exported the policy"
         )
     return cache.publish(built.plan, _record(key, built, proof, builder.target, layers))
+
+
+def _built(artifact: Artifact, key: EngineKey, cache: EngineCache, builder: Builder, say: Say) -> tuple[Built, int]:
+    """The plan and the number of layers; network and weights are freed with this frame, before the engine is run."""
+    timing = cache.timing(key.station, say) if key.settings.timing_cache else b""
+    with tempfile.TemporaryDirectory(prefix=f"{STAGING}graph-", dir=cache.root) as folder:
+        model = private_copy(artifact, key, Path(folder))
+        say(f"parsing {artifact.manifest.policy.graph.file} with {key.station.library} {key.station.library_version}")
+        parsed = parse(builder.trt, model)
+        layers = sum(1 for _ in parsed.layers())
+        say(f"building {layers} layers for {key.station.gpu}, optimisation level {key.settings.optimization_level}")
+        built = build(parsed, key.settings, timing, {tensor.name: tensor.shape for tensor in key.inputs})
+    if built.timing:
+        cache.keep_timing(key.station, built.timing)
+    return built, layers
 
 
 def _record(key: EngineKey, built: Built, proof: Proof, target: str, layers: int) -> EngineRecord:
