@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a block costs in the engine that will run it: the whole graph and one without half of a stack, in turns.
+"""What a block costs in the engine that will run it: the whole graph and one with as little of a stack as may be.
 
 torch eager and ONNX Runtime do not spend their time alike, and a profile of fused nodes cannot be laid onto blocks. So
-nothing is attributed: blocks are really cut, the cut graph is exported and timed beside the whole one, and what it
-saves is spread over the blocks that left, in proportion to their counted FLOPs. The rest of the graph is fixed cost.
-Two things are taken on trust: that blocks of one stack with equal FLOPs cost the same, and that savings add up.
+nothing is attributed: blocks are really cut, the cut graph is exported and timed in turns with the whole one, and what
+it saves is spread over the blocks that left, in proportion to their counted FLOPs. The rest of the graph is fixed cost.
+All blocks that may leave are cut, so that every plan lies between two measurements and none beyond them. Two things
+are taken on trust: that blocks of one stack with equal FLOPs cost the same, and that savings add up.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def engine_timings(
             role, part, form = key
             model = load()
             flops[key] = count_flops(model, batch, find_group(model, role), part, form)[1]
-            gone[key] = cut_half(model, role, part, form)
+            gone[key] = cut_to_least(model, role, part, form)
             say(f"exporting it without {len(gone[key])} of {len(flops[key])} {part}s of {role}")
             yield str(number), model
 
@@ -68,16 +69,18 @@ def engine_timings(
     return found
 
 
-def cut_half(model: VlaModel, role: str, part: str, form: str) -> list[int]:
-    """Remove every other unit that may leave; where they were among the live blocks.
+def cut_to_least(model: VlaModel, role: str, part: str, form: str) -> list[int]:
+    """Remove all that may leave a stack, but never its last block; where it was among the live blocks.
 
     Raises:
         ExportError: nothing may leave.
     """
     subject = subject_of(model, role, part)
     units = free_units(subject, whole=part == "block" and form != "stub")
-    leaving = [block for unit in units[1::2] or units[:1] for block in unit]
-    if not leaving or (part == "block" and len(leaving) == len(subject.blocks)):
+    if part == "block" and sum(map(len, units)) == len(subject.blocks):
+        units = units[1:]
+    leaving = [block for unit in units for block in unit]
+    if not leaving:
         raise ExportError(f"{role}: has {len(subject.blocks)} blocks of which none may leave, so none can be timed")
     kept = tuple(block for block in subject.blocks if block not in leaving)
     rule = {"drop": len(leaving)}

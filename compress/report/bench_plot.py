@@ -26,14 +26,14 @@ def plot(bench: Mapping[str, Any], stem: Path) -> list[Path]:
     right = max(row["p99_ms"] for row in rows)
     for at, row in enumerate(rows):
         _bars(axes, at, row, right)
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axes.set_ylim(len(rows) - 0.45, -0.6)
+    axes.set_yticks([])
+    axes.set_ylim(len(rows) - 0.45, -0.75)
     axes.set_xlim(0.0, 1.32 * right)
-    axes.set_xlabel("time per call [ms]; upper bar: floor, lower bar: measured p50, whisker to p99")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("time per call [ms]; upper bar: floor, lower bar: measured p50, whisker to p99", fontsize=9)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", color="#d4d4d4", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(_where(bench), fontsize=9, loc="left")
+    figure.suptitle(_where(bench), fontsize=9)
     shown = {"floor, compute": TERMS["compute_ms"], "floor, bandwidth": TERMS["bandwidth_ms"],
              "floor, launch": TERMS["launch_ms"], "graph": GRAPH, "rest of the call": REST}  # fmt: skip
     handles = [Patch(facecolor=colour, edgecolor="#111", linewidth=0.5, label=text) for text, colour in shown.items()]
@@ -50,6 +50,7 @@ def plot(bench: Mapping[str, Any], stem: Path) -> list[Path]:
 def _bars(axes: Any, at: int, row: Mapping[str, Any], right: float) -> None:
     upper, lower = at - HIGH / 2 - GAP, at + HIGH / 2 + GAP
     floor = row["floor"]
+    axes.text(0.0, upper - HIGH / 2 - 0.03, row["name"], va="bottom", fontsize=9, fontweight="bold")
     if floor is None:
         axes.text(0.01 * right, upper, "no floor: work not counted", va="center", fontsize=8)
     else:
@@ -77,4 +78,4 @@ def _where(bench: Mapping[str, Any]) -> str:
         f"{bench['artifacts'][0]['runs']} rounds in turns",
     )
     busy = [f"load {load['before']:.1f} before, {load['after']:.1f} after"] if None not in load.values() else []
-    return "; ".join([*parts, *busy])
+    return "\n".join(("; ".join(parts[:2]), "; ".join([*parts[2:], *busy])))
