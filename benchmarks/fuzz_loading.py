@@ -4,8 +4,8 @@
     python benchmarks/fuzz_loading.py --count 10000 --seed 0
     python benchmarks/fuzz_loading.py --count 1000 --artifact DRAFT    a real export, too
 
-Each artifact is loaded in a child process with 3 GiB of address space and 30 s. What is done to them and what must
-come of it: `tests/fuzz_artifacts.py`. Prints the counts per kind as a table; exit 1 if there is a defect.
+Each artifact is loaded in a child process with 3 GiB of address space and 20 s of one core. What is done to them and
+what must come of it: `tests/fuzz_artifacts.py`. Prints the counts per kind as a table; exit 1 if there is a defect.
 """
 
 from __future__ import annotations

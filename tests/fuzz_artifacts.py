@@ -25,13 +25,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fuzz_files
 import fuzz_onnx
+import fuzz_wire
 import onnx
 import onnxruntime  # noqa: F401 - here, so that not every child imports it
 import safetensors.numpy  # noqa: F401
@@ -44,7 +45,9 @@ from runtime.inference.golden import GoldenSample, golden_parity, load_golden
 from runtime.inference.policy import Policy
 
 MEMORY_BYTES = 3 << 30  # address space of a child
-SECONDS = 30.0  # for one case, on a busy machine
+EVERY = 100  # cases between two reports
+CPU_SECONDS = 20  # for one case
+SECONDS = 300.0  # by the clock: a machine may be busy, a child may wait for ever
 
 
 @dataclass
@@ -68,7 +71,7 @@ def cases(found: list[Base], rng: random.Random, count: int) -> Iterator[tuple[s
     """`count` damaged artifacts: kind, what must come of it, base, work. Kinds take turns."""
     kinds: list[tuple[str, str, Any]] = [(f"unsealed {c.__name__}", "refused", c) for c in fuzz_files.UNSEALED]
     kinds += [(f"resealed {c.__name__}", expect, c) for c, expect in fuzz_files.RESEALED.items()]
-    kinds += [(f"resealed onnx {name}", "early", function) for name, function in fuzz_onnx.RAW.items()]
+    kinds += [(f"resealed onnx {name}", "early", function) for name, function in fuzz_wire.RAW.items()]
     kinds += [(f"resealed onnx {name}", expect, function) for name, (expect, function) in fuzz_onnx.EDITS.items()]
     # random bytes are cheap to think of and many in kind: they get more turns
     kinds += [kind for kind in kinds if kind[0] in ("unsealed bytes_changed", "resealed resealed_graph_bytes",
@@ -78,7 +81,7 @@ def cases(found: list[Base], rng: random.Random, count: int) -> Iterator[tuple[s
         base = rng.choice(found)
         work = base.work()
         name = function.__name__
-        if name in fuzz_onnx.RAW:
+        if name in fuzz_wire.RAW:
             work.files[MODEL] = function(rng, work.files[MODEL])
         elif name in fuzz_onnx.EDITS:
             model = onnx.load_from_string(work.files[MODEL])
@@ -128,9 +131,10 @@ def isolated(folder: Path, sample: GoldenSample) -> Found:
     _, status = os.waitpid(child, 0)
     if said and os.waitstatus_to_exitcode(status) == 0:
         return Found(**json.loads(said))
-    if time.monotonic() >= deadline:
-        return Found("hangs", f"more than {SECONDS} s")
-    return Found("crashes", f"exit {os.waitstatus_to_exitcode(status)}")
+    code = os.waitstatus_to_exitcode(status)
+    if time.monotonic() >= deadline or code == -signal.SIGXCPU:
+        return Found("hangs", f"more than {SECONDS} s, or {CPU_SECONDS} s of one core")
+    return Found("crashes", f"exit {code}")
 
 
 def _child(folder: Path, sample: GoldenSample, sender: int) -> None:
@@ -138,6 +142,7 @@ def _child(folder: Path, sample: GoldenSample, sender: int) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
         faulthandler.disable()  # a test runner's, which would write much
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the engine's complaints
         found: Found | None = None
@@ -169,8 +174,8 @@ def defect(expect: str, found: Found, intact: Found) -> str:
     return ""
 
 
-def fuzz(count: int, seed: int, scratch: Path, extra: list[Path], say: Any = None) -> Tally:
-    """Damage and load `count` artifacts; the same seed gives the same damage."""
+def fuzz(count: int, seed: int, scratch: Path, extra: list[Path], say: Callable[[Tally], None] | None = None) -> Tally:
+    """Damage and load `count` artifacts; the same seed gives the same damage. `say` hears of every 100."""
     tally, rng = Tally(), random.Random(seed)
     found = bases(scratch) + [base_of(folder, folder.name) for folder in extra]
     folder = scratch / "case" / "policy"
@@ -194,8 +199,8 @@ def fuzz(count: int, seed: int, scratch: Path, extra: list[Path], say: Any = Non
             tally.defects.append({"case": tally.count, "kind": kind, "base": base.name, "why": why,
                                   "detail": outcome.detail[:300]})  # fmt: skip
         tally.count += 1
-        if say and tally.count % 500 == 0:
-            say(f"{tally.count} of {count}, {len(tally.defects)} defects")
+        if say and tally.count % EVERY == 0:
+            say(tally)
     return tally
 
 
@@ -219,23 +224,28 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="JSON file for counts and defects")
     options = parser.parse_args()
     started = time.perf_counter()
+
+    def keep(tally: Tally) -> dict[str, Any]:
+        """The report so far, also for a run that is stopped."""
+        totals: Counter[str] = sum(tally.by_kind.values(), Counter())
+        answer = {
+            "count": tally.count,
+            "seed": options.seed,
+            "seconds": round(time.perf_counter() - started, 1),
+            "totals": dict(totals),
+            "by_kind": {kind: dict(counts) for kind, counts in sorted(tally.by_kind.items())},
+            "defects": tally.defects,
+        }
+        if options.report:
+            fresh = options.report.with_suffix(".new")
+            fresh.write_text(json.dumps(answer, indent=2, sort_keys=True) + "\n")
+            fresh.replace(options.report)
+        print(f"{tally.count} of {options.count}, {len(tally.defects)} defects", file=sys.stderr)
+        return answer
+
     with tempfile.TemporaryDirectory(prefix="dropgate-fuzz-") as scratch:
-        tally = fuzz(
-            options.count, options.seed, Path(scratch), options.artifact, lambda line: print(line, file=sys.stderr)
-        )
-    totals: Counter[str] = sum(tally.by_kind.values(), Counter())
-    answer = {
-        "count": tally.count,
-        "seed": options.seed,
-        "seconds": round(time.perf_counter() - started, 1),
-        "totals": dict(totals),
-        "by_kind": {kind: dict(counts) for kind, counts in sorted(tally.by_kind.items())},
-        "defects": tally.defects,
-    }
-    text = json.dumps(answer, indent=2, sort_keys=True)
-    if options.report:
-        options.report.write_text(text + "\n")
-    print(text)
+        tally = fuzz(options.count, options.seed, Path(scratch), options.artifact, keep)
+    print(json.dumps(keep(tally), indent=2, sort_keys=True))
     return 1 if tally.defects else 0
 
 

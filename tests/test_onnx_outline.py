@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 import fuzz_onnx
+import fuzz_wire
 import numpy as np
 import onnx
 import pytest
@@ -121,11 +122,11 @@ def test_harmful_edit_is_refused(name: str, seed: int) -> None:
         check(data)
 
 
-@pytest.mark.parametrize("name", fuzz_onnx.RAW)
+@pytest.mark.parametrize("name", fuzz_wire.RAW)
 @pytest.mark.parametrize("seed", range(4))
 def test_bytes_with_two_meanings_are_refused(name: str, seed: int) -> None:
     with pytest.raises(ContractError, match=r"ModelProto|protobuf|ONNX file"):
-        check(fuzz_onnx.RAW[name](random.Random(seed), GRAPH))
+        check(fuzz_wire.RAW[name](random.Random(seed), GRAPH))
 
 
 @pytest.mark.parametrize("place", fuzz_onnx.PLACES)
