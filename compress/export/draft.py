@@ -119,11 +119,7 @@ def export_draft(
         say(converts.describe())
         with folder_atomic(folder) as work:
             artifact, report = _assemble(model, stage, golden_samples, graph, converts, known, work, say, small)
-            golden = _prove(artifact)
-    say(
-        f"the runtime agrees with torch on {golden.samples} golden samples, "
-        f"worst {max(golden.max_abs.values()):.1e} of a command"
-    )
+            golden = _prove(artifact, say)
     return ExportReport(
         folder=folder,
         policy_id=artifact.manifest.policy_id,
@@ -190,7 +186,7 @@ def _assemble(
     return artifact, report
 
 
-def _prove(artifact: Artifact) -> GoldenParity:
+def _prove(artifact: Artifact, say: Progress) -> GoldenParity:
     """Load the artifact as the robot does and compare its answers, image bytes in, commands out."""
     with Policy.load(artifact.root, threads=1, allow_unsealed=True) as policy:
         found = golden_parity(policy)
@@ -201,6 +197,10 @@ def _prove(artifact: Artifact) -> GoldenParity:
             f"expected at most {found.tolerance:.0e}. The graph itself passed, so the model's own preprocessing and "
             "its specs disagree: compare collate() with specs()"
         )
+    say(
+        f"the runtime agrees with torch on {found.samples} golden samples, "
+        f"worst {max(found.max_abs.values()):.1e} of a command"
+    )
     return found
 
 
