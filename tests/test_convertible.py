@@ -213,7 +213,7 @@ def ready_graph(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from compress.export import draft
 
-    def copy(stage, folder, metadata=None, *, opset=20):
+    def copy(stage, folder, metadata=None, **_):
         made = tiny.exported()
         for path in (made.path, made.data):
             shutil.copy(path, folder)

@@ -38,7 +38,7 @@ from runtime.inference.policy import Policy
 def ready_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph that was exported once already, instead of the same export again."""
 
-    def copy(stage: ExportStage, folder: Path, metadata: Any = None, *, options: Any = None) -> ExportedGraph:
+    def copy(stage: ExportStage, folder: Path, metadata: Any = None, **_: Any) -> ExportedGraph:
         made = tiny.exported()
         for path in (made.path, made.data):
             shutil.copy(path, folder)

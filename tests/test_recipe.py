@@ -50,7 +50,7 @@ REFUSED = [
     ({"plan": {"keep": "six"}}, "`plan[0].keep` is 'six', expected a whole number"),
     ({"probe": 3}, "`probe` is 3, expected a section with the keys: metric, samples, batch_size, seed, compare"),
     ({"seed": -1}, "`seed` is -1, expected >= 0 and <= 3999"),
-    ({"recover": {"steps": 0}}, "`recover.steps` is 0, expected >= 1"),
+    ({"recover": {"steps": -1}}, "`recover.steps` is -1, expected >= 0"),
     ({"recover": {"lr": float("nan")}}, "`recover.lr` is nan, expected > 0"),
     ({"recover": {"lr": float("inf")}}, "`recover.lr` is inf, expected > 0"),
     ({"recover": {"ema": 1.0}}, "`recover.ema` is 1.0, expected >= 0 and <= 0.999999"),

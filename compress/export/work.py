@@ -126,7 +126,17 @@ def _shaped(path: Path) -> onnx.ModelProto:
     except ExportError:
         size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
         whole = onnx.load(str(path)) if size < LARGEST else model
-        model = onnx.shape_inference.infer_shapes(whole, data_prop=True)
+        model = onnx.shape_inference.infer_shapes(_asked_once(whole), data_prop=True)
+    return model
+
+
+def _asked_once(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With an open batch closed at 1, and without the shapes that were noted for an open one."""
+    for value in (*model.graph.input, *model.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.HasField("dim_param"):
+                axis.dim_value = 1
+    del model.graph.value_info[:]
     return model
 
 
