@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,14 +28,16 @@ from onnx import numpy_helper
 from compress.export import parity
 from compress.export.errors import ExportError, ParityError
 from compress.export.onnx_export import ExportedGraph, export_stage
-from compress.export.options import PRECISIONS, GraphOptions, SamplerForm
+from compress.export.options import PRECISIONS, GraphOptions
+from compress.export.policy_files import normalization_ref
 from compress.models.base import ExportStage, VlaModel
 from compress.models.flow import FlowSampler
 from runtime.contract.conventions import Precision
+from runtime.contract.graph import NORMALIZATION_FILE
 from runtime.contract.normalization import Normalizers
 
 DIFFUSION = "openvla_oft+diffusion"
-FORMS: tuple[SamplerForm, ...] = ("loop", "unrolled")
+FORMS = ("loop", "unrolled")
 HEAD = f"{'family':22} {'form':9} {'prec':5} {'nodes':>6} {'bytes':>9} {'error':>9} {'torch':>9} {'limit':>9}  outcome"
 
 
@@ -91,9 +93,6 @@ def judged(model: VlaModel, stage: ExportStage, graph: ExportedGraph, path: Path
     """`row` with the numbers of the gate on `path`."""
     files = model.side_files()
     action = model.specs()["action"]
-    from compress.export.policy_files import normalization_ref
-    from runtime.contract.graph import NORMALIZATION_FILE
-
     ref = normalization_ref(files[NORMALIZATION_FILE])
     norms = Normalizers.from_bytes(files[NORMALIZATION_FILE], ref.state, ref.action)
     seen = parity.observations([(s.sample_id, model.collate([s]).inputs) for s in samples_for(model, 8)])
@@ -116,13 +115,13 @@ def limit(report: parity.ParityReport, own: float) -> float:
     return max(parity.RATIOS[Precision(report.precision)] * own, report.floor)
 
 
-def rows(family: str, precision: Precision) -> Iterator[Row]:
-    """All forms of one policy at one precision."""
+def rows(family: str, precision: Precision, asked: Sequence[str]) -> Iterator[Row]:
+    """One policy at one precision, in the forms that are `asked` for if it has a sampler."""
     model = policy(family)
     (stage,) = model.stages()
-    forms = FORMS if isinstance(stage.module, FlowSampler) else ("one pass",)
+    forms = asked if isinstance(stage.module, FlowSampler) else ("one pass",)
     for form in forms:
-        options = GraphOptions(precision=precision, sampler=form if form in FORMS else "loop")
+        options = GraphOptions(precision=precision, sampler="unrolled" if form == "unrolled" else "loop")
         row = Row(family, form, precision.value)
         with tempfile.TemporaryDirectory() as scratch:
             started = time.perf_counter()
@@ -157,6 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--family", nargs="+", choices=names, default=names, help="only these")
     parser.add_argument("--precision", nargs="+", choices=[p.value for p in PRECISIONS], help="only these")
+    parser.add_argument(
+        "--form", nargs="+", choices=FORMS, default=FORMS, help="only these, of policies with a sampler"
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     given = parser.parse_args()
     packages = {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")}
@@ -164,7 +166,7 @@ def main() -> None:
     print(HEAD)
     for family in given.family:
         for precision in [Precision(p) for p in given.precision or [p.value for p in PRECISIONS]]:
-            for row in rows(family, precision):
+            for row in rows(family, precision, given.form):
                 made.append(row)
                 print(row.line(), flush=True)
                 given.out.write_text(
