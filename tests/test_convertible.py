@@ -160,12 +160,26 @@ def test_off_asks_nobody(tmp_path: Path) -> None:
     assert "nobody asked" in found.why
 
 
-def test_builder_that_dies_is_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "shadow").mkdir()
-    (tmp_path / "shadow" / "tensorrt_rtx.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "shadow"), prepend=":")
+def dying(folder: Path, monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
+    (folder / "shadow").mkdir()
+    (folder / "shadow" / "tensorrt_rtx.py").write_text(f"import os, signal; os.kill(os.getpid(), signal.{cause})\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder / "shadow"), prepend=":")
+
+
+def test_builder_that_crashes_is_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying(tmp_path, monkeypatch, "SIGSEGV")
     with pytest.raises(ConvertError, match=r"mlp\.onnx: the builder's process ended with -11"):
         check(graphs.mlp(tmp_path / "mlp.onnx"))
+
+
+def test_builder_that_was_killed_for_memory_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying(tmp_path, monkeypatch, "SIGKILL")
+    path = graphs.mlp(tmp_path / "mlp.onnx")
+    assert check(path, "auto") == convertible.Convertibility(
+        NOT_CHECKED, "the builder was killed, most likely for want of memory"
+    )
+    with pytest.raises(ConvertError, match="ended with -9"):
+        check(path, "require")
 
 
 def test_builder_that_hangs_is_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +226,8 @@ def ready_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
     from compress.export import draft
+
+    tiny.draft()  # before anything is replaced
 
     def copy(stage, folder, metadata=None, **_):
         made = tiny.exported()

@@ -22,7 +22,7 @@ from runtime.backends.engine_cache import PLAN, EngineCache
 from runtime.backends.engine_key import engine_key
 from runtime.backends.shipped_engines import refuse_shipped_engines
 from runtime.backends.tensorrt_build import BuildSettings, build, parse
-from runtime.backends.tensorrt_library import TENSORRT_RTX, library
+from runtime.backends.tensorrt_library import TENSORRT_RTX, create, library
 from runtime.backends.tensorrt_targets import check_version, install_command, target, targets
 from runtime.contract.artifact import Artifact
 from runtime.contract.conventions import FileRole
@@ -305,6 +305,18 @@ def test_old_tensorrt_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BackendError, match=r"TensorRT: found 8\.6\.1, expected 10\.x or newer"):
         parse(Old(), tmp_path / "policy.onnx")
+
+
+def test_library_that_cannot_start_is_an_error() -> None:
+    class Runtime:
+        def __init__(self, log: object) -> None:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    class Log:
+        messages = ("error: CUDA initialization failure with error: 35",)
+
+    with pytest.raises(BackendError, match=r"cannot make a Runtime \(pybind11.*CUDA initialization failure"):
+        create(Runtime, Log())
 
 
 def test_missing_library_is_named_with_its_install_command(

@@ -12,6 +12,7 @@ types of the ONNX node it came from, and multiplications are counted by type in 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -101,6 +102,8 @@ def check(path: Path, mode: Mode = "auto", precision: Precision | None = None) -
     last = told[-1] if told else "no message"
     if done.returncode == MISSING and mode == "auto":
         return Convertibility(NOT_CHECKED, last)
+    if done.returncode == -signal.SIGKILL and mode == "auto":
+        return Convertibility(NOT_CHECKED, "the builder was killed, most likely for want of memory")
     if done.returncode in (MISSING, REFUSED):
         raise ConvertError(last)
     raise ConvertError(f"{path.name}: the builder's process ended with {done.returncode}: {last}")

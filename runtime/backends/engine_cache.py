@@ -169,8 +169,9 @@ class EngineCache:
     def building(self, say: Say) -> Iterator[None]:
         """Hold the cache for one build; waits for another one and says so."""
         files.private_folder(self.root)
-        waiting = f"{self.root}: {{}} builds here; waiting for it to end"
-        with files.exclusive(self.root / LOCK, lambda who: say(waiting.format(who))):
+        with files.exclusive(
+            self.root / LOCK, lambda who: say(f"{self.root}: {who} builds here; waiting for it to end")
+        ):
             for folder in (self.root, self.root / CHOSEN, self.root / TIMING):
                 files.sweep(folder)
             yield

@@ -24,7 +24,7 @@ from runtime.backends.engine_cache import EngineCache
 from runtime.backends.engine_key import engine_key
 from runtime.backends.station import station_facts
 from runtime.backends.tensorrt_build import BuildSettings, fits
-from runtime.backends.tensorrt_library import TENSORRT, last_errors, library, logger
+from runtime.backends.tensorrt_library import TENSORRT, create, last_errors, library, logger
 from runtime.contract.graph import GraphSpec, TensorSpec
 from runtime.errors import BackendError
 
@@ -94,7 +94,7 @@ class TensorRtBackend:
 
     def _open(self, trt: Any, cuda: Cuda, plan: bytes, graph: GraphSpec, model: Path) -> None:
         log = logger(trt)
-        self._runtime = trt.Runtime(log)
+        self._runtime = create(trt.Runtime, log)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise BackendError(f"{model}: {trt.__name__} cannot open its engine: {last_errors(log)}")

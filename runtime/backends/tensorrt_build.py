@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.backends.tensorrt_library import last_errors, logger, version_of
+from runtime.backends.tensorrt_library import create, last_errors, logger, version_of
 from runtime.contract import check
 from runtime.contract.codec import conform
 from runtime.errors import BackendError
@@ -102,10 +102,10 @@ def parse(trt: Any, path: Path) -> ParsedNetwork:
     if trt.__name__ == "tensorrt" and major < MIN_MAJOR:
         raise BackendError(f"TensorRT: found {version_of(trt)}, expected {MIN_MAJOR}.x or newer (int64, strong typing)")
     log = logger(trt)
-    builder = trt.Builder(log)
+    builder = create(trt.Builder, log)
     typed = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     network = builder.create_network(1 << int(typed))
-    parser = trt.OnnxParser(network, log)
+    parser = create(trt.OnnxParser, network, log)
     if not parser.parse_from_file(str(path)):
         raise BackendError(f"{path}: {_name(trt)} cannot parse it: {_parse_errors(parser) or last_errors(log)}")
     return ParsedNetwork(trt, builder, network, parser, log, path)

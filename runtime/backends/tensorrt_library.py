@@ -56,6 +56,16 @@ def logger(trt: Any) -> Any:
     return Messages()
 
 
+def create(kind: Any, *arguments: Any) -> Any:
+    """An object of the library; without memory or a device its constructors raise what no user can read."""
+    try:
+        return kind(*arguments)
+    except (TypeError, RuntimeError) as error:  # "factory function returned nullptr"
+        log = next((each for each in arguments if hasattr(each, "messages")), None)
+        told = last_errors(log) if log is not None else "no message"
+        raise BackendError(f"TensorRT cannot make a {kind.__name__} ({error}): {told}; check nvidia-smi") from error
+
+
 def last_errors(log: Any, count: int = 3) -> str:
     """The newest errors of a logger in one line, or its warnings, or `no message`."""
     errors = [text for text in log.messages if not text.startswith("warning")] or list(log.messages)
