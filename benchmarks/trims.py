@@ -66,23 +66,26 @@ def every_other(depth: int) -> tuple[int, ...]:
     return tuple(range(0, depth, 2))
 
 
-VARIANTS: dict[str, Callable[[], VlaModel]] = {
-    "whole": lambda: reference(lambda depth: tuple(range(depth))),
-    "half": lambda: reference(every_other),
-    "two": lambda: reference(lambda depth: (0, depth - 1)),
-    "half as stubs": lambda: reference(every_other, "stub"),
+CUT = ("none", "rows", "tasks", "all")
+VARIANTS: dict[str, tuple[tuple[str, ...], Callable[[], VlaModel]]] = {
+    "two": (CUT, lambda: reference(lambda depth: (0, depth - 1))),
+    "half": (CUT, lambda: reference(every_other)),
+    "half as stubs": (("none", "kv"), lambda: reference(every_other, "stub")),
+    "whole": (("none", "rows"), lambda: reference(lambda depth: tuple(range(depth)))),
 }
 
 
 def timed(variant: str, rounds: int, calls: int, folder: Path) -> list[dict[str, Any]]:
     """One row per trim; the first is the untrimmed graph."""
-    model = VARIANTS[variant]()
+    wanted_trims, make = VARIANTS[variant]
+    model = make()
     stage, engines, rows = model.stages()[0], {}, []
     sample = [model.collate([s]).inputs for s in random_samples(model, 4)]
     told = model.tokenize(TASKS[0])  # type: ignore[attr-defined]
     feeds = [{n: v.numpy() for n, v in seen.items()} for seen in sample]
     feeds = [{**seen, "input_ids": told[0], "attention_mask": told[1]} for seen in feeds]
-    for name, spec in TRIMS.items():
+    for name in wanted_trims:
+        spec = TRIMS[name]
         small = trimmed(stage, model.specs(), model.side_files()["tokenizer.json"], spec)
         place = folder / f"{variant}-{name}".replace(" ", "-")
         place.mkdir()

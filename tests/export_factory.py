@@ -18,6 +18,7 @@ from compress.export.convert import IR_VERSION
 from compress.export.draft import export_draft
 from compress.export.onnx_export import ExportedGraph, graph_spec
 from compress.export.options import GraphOptions
+from compress.export.trims import Trimmed, trimmed
 from compress.models.reference import ReferenceVla
 from compress.models.reference_config import ReferenceConfig, StackConfig
 from runtime.contract.conventions import NormMethod
@@ -69,6 +70,12 @@ def exported() -> ExportedGraph:
     path, data = draft() / "policy.onnx", draft() / "policy.onnx.data"
     nodes = len(onnx.load(str(path), load_external_data=False).graph.node)
     return ExportedGraph(path, data, graph_spec(path), GraphOptions(), IR_VERSION, nodes, data.stat().st_size, 0.0)
+
+
+def trims() -> Trimmed:
+    """The tiny policy's stage as `draft` exports it."""
+    made = model()
+    return trimmed(made.stages()[0], made.specs(), made.tokenizer_json)
 
 
 @functools.cache

@@ -138,7 +138,8 @@ def test_export_in_another_process_gives_the_same_bytes(tmp_path: Path, repo: Pa
     code = (
         "import sys, pathlib; sys.path[:0] = sys.argv[1:3]; import export_factory as tiny;"
         "from compress.export.onnx_export import export_stage;"
-        "export_stage(tiny.model().stages()[0], pathlib.Path(sys.argv[3]), {sys.argv[4]: sys.argv[5]})"
+        "small = tiny.trims();"
+        "export_stage(small.stage, pathlib.Path(sys.argv[3]), {sys.argv[4]: sys.argv[5]}, rewrite=small.rewrite)"
     )
     identity = (LINEAGE_METADATA, read_artifact(tiny.draft()).manifest.lineage_id)
     command = [sys.executable, "-c", code, str(repo), str(repo / "tests"), str(tmp_path), *identity]

@@ -75,7 +75,7 @@ def run(ctx: Context) -> Result:
         "graph_speedup": round(bench.speedup[CANDIDATE], 3),
         "graph_p50_ms": round(bench.timing(CANDIDATE, "onnxruntime").p50_ms, 3),
         **{name: round(value, 3) for name, value in expectation.items()},
-        "trims": {item["name"]: "; ".join(item["what"]) for item in reports[CANDIDATE].trims["trims"]},
+        "trims": "; ".join(part for item in reports[CANDIDATE].trims["trims"] for part in item["what"]) or "none",
     }
     identity = digests.of_value([reports[CANDIDATE].artifact_id, reports[BASELINE].artifact_id])
     outputs = [ctx.folder / name for name in (CANDIDATE, BASELINE, BENCH, RECIPE, NO_PLAN)]
