@@ -21,6 +21,7 @@ import torch
 
 from compress.export.errors import ExportError
 from compress.export.exact import cpu_copy
+from compress.export.quick_match import quick_match
 from compress.export.quiet import quiet
 from compress.models.base import ExportStage
 from runtime.contract.conventions import TensorDtype
@@ -90,7 +91,7 @@ def _converted(stage: ExportStage, opset: int) -> ir.Model:
     module = cpu_copy(stage.module, torch.float32)
     inputs = tuple(value.detach().cpu() for value in stage.example_inputs.values())
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), quick_match(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 inputs,
