@@ -23,7 +23,8 @@ def quick_match() -> Iterator[None]:
     except ImportError:
         yield
         return
-    whole = SimplePatternMatcher.match
+    library: Any = SimplePatternMatcher
+    whole = library.match
 
     def match(self: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
         wanted = self.pattern.output_nodes[0].op_identifier()  # None: the pattern takes several operators
@@ -31,8 +32,8 @@ def quick_match() -> Iterator[None]:
             return MatchResult().fail("not the pattern's first output")
         return whole(self, model, graph, node, **options)
 
-    SimplePatternMatcher.match = match
+    library.match = match
     try:
         yield
     finally:
-        SimplePatternMatcher.match = whole
+        library.match = whole

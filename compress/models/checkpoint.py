@@ -118,7 +118,7 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
 def _feed(digest: hashlib._Hash, weights: Mapping[str, Tensor]) -> None:
     for name, value in sorted(weights.items()):
         digest.update(f"{name}\0{value.dtype}".encode())
-        digest.update(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def require_saved(weights: Mapping[str, Tensor], promised: str, where: Path) -> None:
