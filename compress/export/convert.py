@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compress.export.errors import ExportError
 from compress.export.options import GraphOptions
+from compress.export.quick_match import quick_match
 from compress.export.quiet import quiet
 
 IR_VERSION = 10
@@ -44,7 +45,7 @@ def converted(
     names = iter(inputs)
     shapes = tuple(_shapes(value, names, set(fixed)) for value in arguments) if options.dynamic else None
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), quick_match(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 arguments,
