@@ -32,6 +32,7 @@ from typing import Any
 
 import fuzz_files
 import fuzz_onnx
+import fuzz_weights  # noqa: F401 - its edits join fuzz_onnx.EDITS
 import fuzz_wire
 import onnx
 import onnxruntime  # noqa: F401 - here, so that not every child imports it

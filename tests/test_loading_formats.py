@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -107,6 +108,18 @@ def test_golden_tensor_without_axes_is_a_contract_error(tmp_path: Path) -> None:
 def test_harmful_tokenizer_is_refused(index: int) -> None:
     content = json.loads(tokenizer_bytes()) | fuzz_files.FORBIDDEN[index](random.Random(0))
     with pytest.raises(ContractError, match=r"^x"):
+        check_tokenizer(json.dumps(content).encode(), "x")
+
+
+@pytest.mark.parametrize("index", range(len(fuzz_files.PARTS)))
+def test_no_tokenizer_raises_anything_but_a_contract_error(index: int) -> None:
+    rng = random.Random(index)
+    content = json.loads(tokenizer_bytes()) | fuzz_files.PARTS[index](rng)
+    for _ in range(100):
+        with contextlib.suppress(ContractError):
+            check_tokenizer(json.dumps(fuzz_files.value_of(rng, content)).encode(), "x")
+    content["pre_tokenizer"] = {"type": {"type": "Whitespace"}}
+    with pytest.raises(ContractError, match=r"pre_tokenizer: found .*, expected one of"):
         check_tokenizer(json.dumps(content).encode(), "x")
 
 

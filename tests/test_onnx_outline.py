@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 import fuzz_onnx
+import fuzz_weights
 import fuzz_wire
 import numpy as np
 import onnx
@@ -129,9 +130,9 @@ def test_bytes_with_two_meanings_are_refused(name: str, seed: int) -> None:
         check(fuzz_wire.RAW[name](random.Random(seed), GRAPH))
 
 
-@pytest.mark.parametrize("place", fuzz_onnx.PLACES)
+@pytest.mark.parametrize("place", fuzz_weights.PLACES)
 def test_weights_come_from_the_listed_file_alone(place: str) -> None:
-    data = edited(lambda model: fuzz_onnx.put(model.graph.initializer[-4], "location", place))
+    data = edited(lambda model: fuzz_weights.put(model.graph.initializer[-4], "location", place))
     with pytest.raises(ContractError, match=r"expected one of the listed weight files|without NUL"):
         check(data)
 

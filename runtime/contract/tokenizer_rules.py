@@ -51,7 +51,7 @@ def check_tokenizer(data: bytes, where: str) -> None:
             raise ContractError(f"{where}.{kind}: found {len(steps)} steps, expected at most {STEPS}")
         for step in steps:
             name = step.get("type", "BPE" if kind == "model" else None)
-            if name not in allowed:
+            if not isinstance(name, str) or name not in allowed:
                 raise ContractError(f"{where}.{kind}: found {str(name)[:40]!r}, expected one of {sorted(allowed)}")
             _check_step(step, f"{where}.{kind}.{name}")
         if kind == "normalizer":
