@@ -44,11 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--run", dest="golden", action="store_true", help="run the policy on its golden inputs (needs onnxruntime)"
     )
+    verify.add_argument("--provider", default=None, help="execution provider (default: the manifest's first)")
     inspect = commands.add_parser("inspect", help="verify, then say what the artifact is and what it needs")
     bench = commands.add_parser(
         "bench", help="latency of observation -> action chunk on the golden inputs; drafts allowed"
     )
     bench.add_argument("--runs", type=int, default=100, help="timed calls (default: %(default)s)")
+    bench.add_argument("--provider", default=None, help="execution provider (default: the manifest's first)")
     for command, run in ((verify, _verify), (inspect, _inspect), (bench, _bench)):
         command.add_argument("--json", action="store_true", help="print JSON for programs")
         command.set_defaults(run=run)
@@ -57,9 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     for command in (verify, inspect, bench, worker):
         command.add_argument("artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)")
     for command in (verify, bench, worker):
-        choice = "one core less than there are" if command is worker else "the engine's own choice"
-        command.add_argument("--backend", default="onnxruntime", help="engine (default: %(default)s)")
-        command.add_argument("--threads", type=int, default=None, help=f"engine threads (default: {choice})")
+        command.add_argument(
+            "--backend", default="onnxruntime", help="engine, with options after a colon (default: %(default)s)"
+        )
+        command.add_argument("--threads", type=int, default=None, help="engine threads (default: all cores but one)")
     return parser
 
 
@@ -85,7 +88,7 @@ def _verify(options: argparse.Namespace) -> Answer:
 
         with _load(options) as policy:
             parity = golden_parity(policy)
-        answer |= {"golden": dataclasses.asdict(parity), "ok": parity.ok}
+        answer |= {"engine": policy.description, "golden": dataclasses.asdict(parity), "ok": parity.ok}
     return bool(answer["ok"]), answer
 
 
@@ -127,9 +130,10 @@ def _bench(options: argparse.Namespace) -> Answer:
 
     with _load(options) as policy:
         latency = bench_policy(policy, options.runs)
-    threads = options.threads or "engine default"
+    threads = options.threads or "all cores but one"
     ids = {"artifact_id": policy.manifest.artifact_id, "policy_id": policy.manifest.policy_id}
-    return True, {**ids, "backend": options.backend, "threads": threads, **dataclasses.asdict(latency)}
+    engine = {"backend": options.backend, "threads": threads, "engine": policy.description}
+    return True, {**ids, **engine, **dataclasses.asdict(latency)}
 
 
 def _worker(options: argparse.Namespace) -> Answer:
@@ -148,11 +152,17 @@ def _worker(options: argparse.Namespace) -> Answer:
 
 
 def _load(options: argparse.Namespace) -> Any:
-    """Neither verify nor bench moves a robot, so drafts and held artifacts are admitted."""
+    """Neither verify nor bench moves a robot, so drafts, held artifacts and other engines are admitted."""
     from runtime.inference.policy import Policy
 
     return Policy.load(
-        options.artifact, options.backend, threads=options.threads, allow_unsealed=True, require_promoted=False
+        options.artifact,
+        options.backend,
+        threads=options.threads,
+        provider=options.provider,
+        allow_unsealed=True,
+        require_promoted=False,
+        allow_unproven=True,
     )
 
 

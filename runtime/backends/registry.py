@@ -10,11 +10,20 @@ from runtime.errors import BackendError
 
 
 def _onnxruntime(threads: int | None, provider: str | None, detail: str) -> Backend:
-    if detail:
-        raise BackendError(f"backend 'onnxruntime': found {detail!r} after the colon, expected nothing")
     from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+    from runtime.backends.ort_options import parse_options
 
-    return OnnxRuntimeBackend(threads=threads, provider=provider)
+    return OnnxRuntimeBackend(threads=threads, provider=provider, options=parse_options(detail))
+
+
+def _openvino(threads: int | None, provider: str | None, detail: str) -> Backend:
+    from runtime.backends.openvino_backend import OpenVinoBackend
+
+    if provider is not None:
+        raise BackendError(
+            f"backend 'openvino': found provider {provider!r}, expected none: providers are onnxruntime's"
+        )
+    return OpenVinoBackend(threads=threads, precision=detail or "f32")
 
 
 def _fake(threads: int | None, provider: str | None, detail: str) -> Backend:
@@ -23,13 +32,18 @@ def _fake(threads: int | None, provider: str | None, detail: str) -> Backend:
     return FakeBackend(parse_script(detail))
 
 
-BACKENDS: dict[str, Callable[[int | None, str | None, str], Backend]] = {"onnxruntime": _onnxruntime, "fake": _fake}
+BACKENDS: dict[str, Callable[[int | None, str | None, str], Backend]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "fake": _fake,
+}
 
 
 def create_backend(name: str, *, threads: int | None = None, provider: str | None = None) -> Backend:
     """A new engine of that name; BackendError lists the names there are.
 
-    `fake:SCRIPT` plays faults (see `runtime.backends.fake_backend.parse_script`); other engines take no script.
+    What follows a colon is the engine's own: options (`onnxruntime:device_id=1`, see `ort_options`), a precision
+    (`openvino:bf16`), or a script of faults (`fake:SCRIPT`, see `fake_backend.parse_script`).
     """
     kind, _, detail = name.partition(":")
     if kind not in BACKENDS:
