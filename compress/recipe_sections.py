@@ -138,6 +138,9 @@ class ExportSection:
     Attributes:
         target: the graph format.
         opset: ONNX operator set; 20 is the portable choice.
+        quantize: weight matrices of the candidate in fewer bits; int8 is for CPUs, int4 is opset 21.
+        quantize_budget: largest error of any action dimension that this may cost, in commands; what stays above it is
+            refused, and the golden check on a robot allows as much.
         golden: frames whose inputs and outputs travel with the artifact.
         threads: CPU threads of the latency measurement.
         bench_runs: timed calls per engine.
@@ -145,6 +148,8 @@ class ExportSection:
 
     target: Literal["onnx"] = "onnx"
     opset: int = number(20, low=18, high=22)
+    quantize: Literal["none", "int8", "int4"] = "none"
+    quantize_budget: float = number(0.05, low=1e-4, high=0.25)
     golden: int = number(8, low=8, high=256)
     threads: int = number(1, low=1, high=1024)
     bench_runs: int = number(50, low=1, high=100_000)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from compress.export.errors import ExportError, ParityError
 from compress.export.lineage import lineage_of
 from compress.export.onnx_export import OPSET, ExportedGraph, export_stage
 from compress.export.policy_files import content, golden_file, golden_tolerance, policy_spec
+from compress.export.quantize import needed_opset
+from compress.export.quantize_budget import Quantize, QuantizeReport, quantize_within
 from compress.export.versions import created_with
 from compress.models.base import ExportStage, VlaModel
 from runtime.contract.artifact import Artifact, load_manifest
-from runtime.contract.conventions import FileRole
+from runtime.contract.conventions import FileRole, Precision
 from runtime.contract.graph import GOLDEN_FILE, LINEAGE_METADATA, MODEL_FILE, NORMALIZATION_FILE
 from runtime.contract.lineage import Lineage
 from runtime.contract.manifest import GoldenRef, canonical_json, lineage_id
@@ -48,7 +50,8 @@ class ExportReport:
     Attributes:
         folder: the draft artifact.
         policy_id, artifact_id: from its manifest.
-        parity: graph against float64 torch.
+        parity: float graph against float64 torch.
+        quantized: what quantising it cost; None if that was not asked for.
         golden: the runtime's answers against `model.chunk`, in command units.
         nodes, parameters_bytes: size of the graph.
         export_s, wall_s: seconds, of the graph alone and of everything.
@@ -63,6 +66,7 @@ class ExportReport:
     parameters_bytes: int
     export_s: float
     wall_s: float
+    quantized: QuantizeReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the folder by name only."""
@@ -77,6 +81,7 @@ def export_draft(
     progress: Progress | None = None,
     *,
     opset: int = OPSET,
+    quantize: Quantize | None = None,
 ) -> ExportReport:
     """Write the draft artifact of `model` to `folder`; it appears whole and proven, or not at all.
 
@@ -87,11 +92,12 @@ def export_draft(
         folder: an older artifact there is replaced; anything else is refused.
         lineage: a `Lineage`, or what `compress.export.lineage.lineage_of` takes beside the model.
         progress: called with one line per step.
-        opset: of the ONNX graph.
+        opset: of the ONNX graph; int4 raises it to 21.
+        quantize: what becomes of the weight matrices once the float graph is proven; None leaves them.
 
     Raises:
         ExportError: the model cannot be exported, or `folder` holds something else.
-        ParityError: the graph, or the runtime around it, answers differently from torch.
+        ParityError: the graph, or the runtime around it, answers differently from torch, or above the budget.
         OSError: the disk is full or not writable; `folder` is as it was.
     """
     started, say = time.perf_counter(), progress or (lambda _: None)
@@ -101,10 +107,11 @@ def export_draft(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.graph-", dir=folder.parent) as scratch:
         say("exporting to ONNX")
-        graph = export_stage(stage, Path(scratch), {LINEAGE_METADATA: lineage_id(known)}, opset=opset)
+        wanted = needed_opset(quantize.kind if quantize else None, opset)
+        graph = export_stage(stage, Path(scratch), {LINEAGE_METADATA: lineage_id(known)}, opset=wanted)
         say(f"exported {graph.nodes} nodes in {graph.export_s:.1f} s")
         with folder_atomic(folder) as work:
-            artifact, report = _assemble(model, stage, golden_samples, graph, known, work, say)
+            artifact, report, cost = _assemble(model, stage, golden_samples, graph, known, work, say, quantize)
             golden = _prove(artifact)
     say(
         f"the runtime agrees with torch on {golden.samples} golden samples, "
@@ -117,9 +124,10 @@ def export_draft(
         parity=report,
         golden=golden,
         nodes=graph.nodes,
-        parameters_bytes=graph.parameters_bytes,
+        parameters_bytes=cost.bytes_after if cost else graph.parameters_bytes,
         export_s=graph.export_s,
         wall_s=time.perf_counter() - started,
+        quantized=cost,
     )
 
 
@@ -131,7 +139,8 @@ def _assemble(
     lineage: Lineage,
     work: Path,
     say: Progress,
-) -> tuple[Artifact, parity.ParityReport]:
+    quantize: Quantize | None,
+) -> tuple[Artifact, parity.ParityReport, QuantizeReport | None]:
     files = model.side_files()
     policy = policy_spec(model, graph, files)
     ref = policy.normalization
@@ -140,17 +149,22 @@ def _assemble(
     say(f"comparing {len(observations)} observations with torch in float64")
     report = parity.check(stage, graph.path, graph.spec, observations, policy.action, normalizers.action)
     say(report.describe())
+    facts, tolerance, cost = report.to_json(), golden_tolerance(normalizers), None
+    if quantize is not None:
+        graph, cost = quantize_within(graph, quantize, observations, policy.action, normalizers.action, say)
+        policy = replace(policy, engine=replace(policy.engine, precision=Precision(quantize.kind)))
+        facts, tolerance = {**facts, "quantize": cost.to_json()}, quantize.budget
     golden = golden_file(samples, policy.observation, _torch_chunks(model, samples))
-    evidence = {PARITY_FILE: ArtifactFile(FileRole.EVIDENCE, canonical_json(report.to_json()))}
+    evidence = {PARITY_FILE: ArtifactFile(FileRole.EVIDENCE, canonical_json(facts))}
     artifact = write_artifact(
         work,
         {**content(graph, policy, files, golden), **evidence},
         lineage=lineage,
         policy=policy,
-        golden=GoldenRef(GOLDEN_FILE, tuple(s.instruction for s in samples), golden_tolerance(normalizers)),
+        golden=GoldenRef(GOLDEN_FILE, tuple(s.instruction for s in samples), tolerance),
         created_with=created_with(),
     )
-    return artifact, report
+    return artifact, report, cost
 
 
 def _prove(artifact: Artifact) -> GoldenParity:

@@ -35,6 +35,7 @@ def run(ctx: Context) -> Result:
     from compress.calibration import pick
     from compress.export.bench import compare
     from compress.export.draft import export_draft
+    from compress.export.quantize_budget import Quantize
     from compress.stages.data import load
     from compress.stages.device import placed
     from compress.stages.trim import whole as unpruned
@@ -48,10 +49,13 @@ def run(ctx: Context) -> Result:
     write_atomic(ctx.folder / RECIPE, lambda stream: stream.write(text))
     save_plans(ctx.folder / NO_PLAN, [])
     plans = {CANDIDATE: (small, ctx.of("plan") / PLANS), BASELINE: (whole, ctx.folder / NO_PLAN)}
+    fewer = None if spec.quantize == "none" else Quantize(spec.quantize, spec.quantize_budget)
     reports = {}
     for name, (model, plan) in plans.items():
-        lineage = _lineage(recipe, source, plan, ctx.folder / RECIPE)
-        reports[name] = export_draft(model, samples, ctx.folder / name, lineage, ctx.say, opset=spec.opset)
+        lineage, asked = _lineage(recipe, source, plan, ctx.folder / RECIPE), fewer if name == CANDIDATE else None
+        reports[name] = export_draft(
+            model, samples, ctx.folder / name, lineage, ctx.say, opset=spec.opset, quantize=asked
+        )
     artifacts = {BASELINE: (ctx.folder / BASELINE, whole), CANDIDATE: (ctx.folder / CANDIDATE, small)}
     bench = compare(artifacts, spec.bench_runs, spec.threads, ctx.say)
     write_json(ctx.folder / BENCH, bench.to_json())
