@@ -151,6 +151,9 @@ class ExportSection:
         trims: exact trims of the graph; `[]` leaves it as the network is.
         tasks: a closed list of instructions, or `gate` for those of the gate's suite: the graph keeps the token rows of
             their prompts only, and the robot refuses any other instruction. Empty: any instruction.
+        quantize: weight matrices of the candidate in fewer bits; int8 is for CPUs, int4 is opset 21.
+        quantize_budget: largest error of any action dimension that this may cost, in commands; what stays above it is
+            refused, and the golden check on a robot allows as much.
         golden: frames whose inputs and outputs travel with the artifact.
         threads: CPU threads of the latency measurement.
         bench_runs: timed calls per engine.
@@ -165,6 +168,8 @@ class ExportSection:
     batch: Literal["fixed", "dynamic"] = "fixed"
     trims: tuple[Trim, ...] = ("rows", "kv")
     tasks: Literal["gate"] | tuple[str, ...] = ()
+    quantize: Literal["none", "int8", "int4"] = "none"
+    quantize_budget: float = number(0.05, low=1e-4, high=0.25)
     golden: int = number(8, low=8, high=256)
     threads: int = number(1, low=1, high=1024)
     bench_runs: int = number(50, low=1, high=100_000)

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--run", dest="golden", action="store_true", help="run the policy on its golden inputs (needs onnxruntime)"
     )
+    verify.add_argument("--provider", default=None, help="execution provider (default: the manifest's first)")
     inspect = commands.add_parser("inspect", help="verify, then say what the artifact is and what it needs")
     bench = commands.add_parser(
         "bench", help="latency, memory and distance from the floor of one artifact or several in turns; drafts allowed"
@@ -64,9 +65,10 @@ def _parser() -> argparse.ArgumentParser:
             "artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)", **several
         )
     for command in (verify, bench, worker):
-        choice = "one core less than there are" if command is worker else "the engine's own choice"
-        command.add_argument("--backend", default="onnxruntime", help="engine (default: %(default)s)")
-        command.add_argument("--threads", type=int, default=None, help=f"engine threads (default: {choice})")
+        command.add_argument(
+            "--backend", default="onnxruntime", help="engine, with options after a colon (default: %(default)s)"
+        )
+        command.add_argument("--threads", type=int, default=None, help="engine threads (default: all cores but one)")
     return parser
 
 
@@ -101,7 +103,7 @@ def _verify(options: argparse.Namespace) -> Answer:
 
         with _load(options) as policy:
             parity = golden_parity(policy)
-        answer |= {"golden": dataclasses.asdict(parity), "ok": parity.ok}
+        answer |= {"engine": policy.description, "golden": dataclasses.asdict(parity), "ok": parity.ok}
     return bool(answer["ok"]), answer
 
 
@@ -178,11 +180,17 @@ def _worker(options: argparse.Namespace) -> Answer:
 
 
 def _load(options: argparse.Namespace) -> Any:
-    """Neither verify nor bench moves a robot, so drafts and held artifacts are admitted."""
+    """Neither verify nor bench moves a robot, so drafts, held artifacts and other engines are admitted."""
     from runtime.inference.policy import Policy
 
     return Policy.load(
-        options.artifact, options.backend, threads=options.threads, allow_unsealed=True, require_promoted=False
+        options.artifact,
+        options.backend,
+        threads=options.threads,
+        provider=options.provider,
+        allow_unsealed=True,
+        require_promoted=False,
+        allow_unproven=True,
     )
 
 

@@ -18,8 +18,9 @@ from family_cases import NAMES, case
 from compress.export import convertible
 from compress.export.banned import refuse_banned, scan
 from compress.export.convertible import CONVERTS, NOT_CHECKED, check, compare, examine
-from compress.export.draft import CONVERTIBLE_FILE, export_draft
+from compress.export.draft import export_draft
 from compress.export.errors import ConvertError
+from compress.export.proofs import CONVERTIBLE_FILE
 from runtime.backends.tensorrt_build import BuildSettings, build, parse
 from runtime.backends.tensorrt_library import TENSORRT_RTX, library
 from runtime.contract.conventions import Precision

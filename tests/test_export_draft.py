@@ -18,12 +18,13 @@ import pytest
 import torch
 
 from compress.export import draft as draft_module
-from compress.export.draft import PARITY_FILE, export_draft
+from compress.export.draft import export_draft
 from compress.export.errors import ExportError, ParityError
 from compress.export.lineage import kept_stacks, lineage_of
 from compress.export.onnx_export import ExportedGraph, graph_spec
 from compress.export.options import GraphOptions
 from compress.export.policy_files import normalization_ref, observation_of
+from compress.export.proofs import PARITY_FILE
 from compress.models.base import ExportStage, Surgery
 from compress.models.reference import ReferenceVla
 from compress.models.surgery import operate

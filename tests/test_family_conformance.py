@@ -23,7 +23,8 @@ from compress.dtr.drop import DropError, drop
 from compress.dtr.heal import heal
 from compress.dtr.teacher import answer, distilled_loss, heard
 from compress.export.convertible import CONVERTS, NOT_CHECKED
-from compress.export.draft import CONVERTIBLE_FILE, export_draft
+from compress.export.draft import export_draft
+from compress.export.proofs import CONVERTIBLE_FILE
 from compress.gateprobe import gate_derivatives, probe
 from compress.models.base import Batch, BlockGroup, ModelError, VlaModel
 from compress.models.registry import load_model

@@ -42,7 +42,6 @@ from runtime.inference import worker_process
 from runtime.inference.messages import Answer, Failure, answer_limits, pack_request
 from runtime.inference.policy import Policy
 from runtime.inference.wire import FrameReader, Kind, receive
-from runtime.inference.worker import engine_threads
 from runtime.inference.worker_client import PolicyWorker
 from runtime.inference.worker_process import WorkerOptions
 from runtime.telemetry import StopCause
@@ -500,11 +499,6 @@ def test_command_line_without_a_socket_is_refused(artifact: Artifact, capsys: py
     finally:
         signal.signal(signal.SIGINT, before)
     assert "runtime worker: " in capsys.readouterr().err
-
-
-def test_one_core_is_left_to_the_controller() -> None:
-    cores = len(os.sched_getaffinity(0))
-    assert engine_threads() == max(1, cores - 1)
 
 
 def test_fault_script_is_read_from_the_backends_name() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,25 @@ from compress.export.errors import ExportError, ParityError
 from compress.export.lineage import lineage_of
 from compress.export.onnx_export import ExportedGraph, export_stage
 from compress.export.options import GraphOptions
-from compress.export.policy_files import content, golden_file, golden_tolerance, policy_spec
+from compress.export.policy_files import content, golden_file, policy_spec
+from compress.export.proofs import Proofs, prove
+from compress.export.quantize import needed_opset
+from compress.export.quantize_budget import Quantize, QuantizeReport
 from compress.export.trims import Trimmed, TrimSpec, trimmed
 from compress.export.versions import created_with
-from compress.export.work import count
 from compress.models.base import ExportStage, VlaModel
 from runtime.contract.artifact import Artifact, load_manifest
-from runtime.contract.conventions import FileRole, Precision
+from runtime.contract.conventions import Precision
 from runtime.contract.graph import GOLDEN_FILE, LINEAGE_METADATA, MODEL_FILE, NORMALIZATION_FILE
 from runtime.contract.lineage import Lineage
-from runtime.contract.manifest import GoldenRef, canonical_json, lineage_id
+from runtime.contract.manifest import GoldenRef, lineage_id
 from runtime.contract.normalization import Normalizers
-from runtime.contract.write import ArtifactFile, write_artifact
+from runtime.contract.policy_spec import PolicySpec
+from runtime.contract.write import write_artifact
 from runtime.errors import DropGateRuntimeError
 from runtime.inference.golden import GoldenParity, golden_parity
 from runtime.inference.policy import Policy
-from runtime.inference.roofline import WORK_FILE
 
-PARITY_FILE, CONVERTIBLE_FILE, TRIMS_FILE = (f"evidence/{name}.json" for name in ("parity", "convertible", "trims"))
 Progress = Callable[[str], None]
 
 
@@ -52,7 +53,8 @@ class ExportReport:
     Attributes:
         folder: the draft artifact.
         policy_id, artifact_id: from its manifest.
-        parity: graph against float64 torch.
+        parity: float graph against float64 torch.
+        quantized: what quantising it cost; None if that was not asked for.
         golden: the runtime's answers against `model.chunk`, in command units.
         nodes, parameters_bytes: size of the graph.
         export_s, wall_s: seconds, of the graph alone and of everything.
@@ -69,6 +71,7 @@ class ExportReport:
     export_s: float
     wall_s: float
     trims: Mapping[str, Any]
+    quantized: QuantizeReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the folder by name only."""
@@ -84,6 +87,7 @@ def export_draft(
     *,
     options: GraphOptions | None = None,
     trims: TrimSpec | None = None,
+    quantize: Quantize | None = None,
     convertibility: convertible.Mode = "off",
 ) -> ExportReport:
     """Write the draft artifact of `model` to `folder`; it appears whole and proven, or not at all.
@@ -95,18 +99,19 @@ def export_draft(
         folder: an older artifact there is replaced; anything else is refused.
         lineage: a `Lineage`, or what `compress.export.lineage.lineage_of` takes beside the model.
         progress: called with one line per step.
-        options: how the graph is written; float32, loops, batch 1 and opset 20 when None.
+        options: how the graph is written; float32, loops, batch 1 and opset 20 when None. int4 raises opset to 21.
         trims: which exact trims; `export.trims.ALWAYS` when None. Samples must be of their tasks, if those are closed.
+        quantize: what becomes of the weight matrices once the float graph is proven; None leaves them.
         convertibility: whether TensorRT's builder is asked, see `compress.export.convertible.check`.
 
     Raises:
         ExportError: the model cannot be exported, TensorRT does not take its graph, a sample's task is not in the list,
             or `folder` holds something else.
-        ParityError: the graph, or the runtime around it, answers differently from torch.
+        ParityError: the graph, or the runtime around it, answers differently from torch, or above the budget.
         OSError: the disk is full or not writable; `folder` is as it was.
     """
-    started, say, chosen = time.perf_counter(), progress or (lambda _: None), options or GraphOptions()
-    _refuse_unprovable(chosen)
+    started, say = time.perf_counter(), progress or (lambda _: None)
+    chosen = _possible(options or GraphOptions(), quantize)
     _refuse_foreign(folder)
     stage = _single_stage(model)
     small = trimmed(stage, model.specs(), _tokenizer(model), trims)
@@ -115,22 +120,28 @@ def export_draft(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.graph-", dir=folder.parent) as scratch:
         graph = _graph(small, Path(scratch), known, chosen, say)
-        converts = convertible.check(graph.path, convertibility, chosen.precision)
-        say(converts.describe())
+        files = model.side_files()
+        policy = policy_spec(model, graph, files, small.prompt)
+        observations = parity.observations([(s.sample_id, model.collate([s]).inputs) for s in golden_samples])
+        norm = Normalizers.from_bytes(
+            files[NORMALIZATION_FILE], policy.normalization.state, policy.normalization.action
+        )
+        found = prove(stage, graph, policy, norm.action, observations, small, quantize, convertibility, say)
         with folder_atomic(folder) as work:
-            artifact, report = _assemble(model, stage, golden_samples, graph, converts, known, work, say, small)
-            golden = _prove(artifact, say)
+            artifact = _write(model, golden_samples, policy, files, known, found, work)
+            golden = _as_the_robot(artifact, say)
     return ExportReport(
         folder=folder,
         policy_id=artifact.manifest.policy_id,
         artifact_id=artifact.manifest.artifact_id,
-        parity=report,
+        parity=found.parity,
         golden=golden,
         nodes=graph.nodes,
-        parameters_bytes=graph.parameters_bytes,
+        parameters_bytes=found.quantized.bytes_after if found.quantized else graph.parameters_bytes,
         export_s=graph.export_s,
         wall_s=time.perf_counter() - started,
         trims=small.to_json(),
+        quantized=found.quantized,
     )
 
 
@@ -145,48 +156,29 @@ def _graph(small: Trimmed, folder: Path, lineage: Lineage, options: GraphOptions
     return graph
 
 
-def _assemble(
+def _write(
     model: VlaModel,
-    stage: ExportStage,
     samples: Sequence[Sample],
-    graph: ExportedGraph,
-    converts: convertible.Convertibility,
+    policy: PolicySpec,
+    files: Mapping[str, bytes],
     lineage: Lineage,
+    found: Proofs,
     work: Path,
-    say: Progress,
-    small: Trimmed,
-) -> tuple[Artifact, parity.ParityReport]:
-    files = model.side_files()
-    policy = policy_spec(model, graph, files, small.prompt)
-    ref = policy.normalization
-    normalizers = Normalizers.from_bytes(files[NORMALIZATION_FILE], ref.state, ref.action)
-    observations = parity.observations([(s.sample_id, model.collate([s]).inputs) for s in samples])
-    say(f"comparing {len(observations)} observations with torch in float64")
-    report = parity.check(
-        stage, graph.path, graph.spec, observations, policy.action, normalizers.action, options=graph.options
-    )
-    say(report.describe())
-    tolerance = golden_tolerance(policy.action, normalizers.action, report)
+) -> Artifact:
+    """The artifact of the graph that was proven."""
+    shipped = replace(policy, engine=replace(policy.engine, precision=found.precision))
     golden = golden_file(samples, policy.observation, _torch_chunks(model, samples))
-    proofs = {
-        PARITY_FILE: {**report.to_json(), "golden_tolerance": tolerance},
-        TRIMS_FILE: small.to_json(),
-        CONVERTIBLE_FILE: converts.to_json(),
-        WORK_FILE: count(graph.path).to_json(),
-    }
-    evidence = {path: ArtifactFile(FileRole.EVIDENCE, canonical_json(proof)) for path, proof in proofs.items()}
-    artifact = write_artifact(
+    return write_artifact(
         work,
-        {**content(graph, policy, files, golden), **evidence},
+        {**content(found.graph, shipped, files, golden), **found.files()},
         lineage=lineage,
-        policy=policy,
-        golden=GoldenRef(GOLDEN_FILE, tuple(s.instruction for s in samples), tolerance),
+        policy=shipped,
+        golden=GoldenRef(GOLDEN_FILE, tuple(s.instruction for s in samples), found.tolerance),
         created_with=created_with(),
     )
-    return artifact, report
 
 
-def _prove(artifact: Artifact, say: Progress) -> GoldenParity:
+def _as_the_robot(artifact: Artifact, say: Progress) -> GoldenParity:
     """Load the artifact as the robot does and compare its answers, image bytes in, commands out."""
     with Policy.load(artifact.root, threads=1, allow_unsealed=True) as policy:
         found = golden_parity(policy)
@@ -216,13 +208,22 @@ def _torch_chunks(model: VlaModel, samples: Sequence[Sample]) -> NDArray[np.floa
     return torch.cat(chunks).cpu().numpy().astype(np.float32)
 
 
-def _refuse_unprovable(options: GraphOptions) -> None:
+def _possible(options: GraphOptions, quantize: Quantize | None) -> GraphOptions:
+    """The options with the operator set that fewer bits need; refused where nothing could be proven here."""
     if options.precision is Precision.BF16:
         raise ExportError(
             "precision bf16: ONNX Runtime has no bfloat16 kernels on a CPU, so the robot's own code cannot run this "
             "policy here and nothing would be proven. Set export.precision to fp16 or fp32; the graph alone, for an "
             "engine that is built on the station, is what compress.export.onnx_export.export_stage writes"
         )
+    if quantize is None:
+        return options
+    if options.precision is not Precision.FP32:
+        raise ExportError(
+            f"quantize {quantize.kind}: found export.precision {options.precision.value}, expected fp32: fewer bits "
+            "are made of float32 weights"
+        )
+    return replace(options, opset=needed_opset(quantize.kind, options.opset))
 
 
 def _single_stage(model: VlaModel) -> ExportStage:

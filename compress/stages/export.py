@@ -39,6 +39,7 @@ def run(ctx: Context) -> Result:
     from compress.export.bench import compare
     from compress.export.draft import export_draft
     from compress.export.options import GraphOptions
+    from compress.export.quantize_budget import Quantize
     from compress.export.trims import TrimSpec
     from compress.stages.data import load
     from compress.stages.device import placed
@@ -58,12 +59,16 @@ def run(ctx: Context) -> Result:
     save_plans(ctx.folder / NO_PLAN, [])
     plans = {CANDIDATE: (small, ctx.of("plan") / PLANS), BASELINE: (whole, ctx.folder / NO_PLAN)}
     options = GraphOptions.of(spec)
+    fewer = None if spec.quantize == "none" else Quantize(spec.quantize, spec.quantize_budget)
+    extras: dict[str, dict[str, Any]] = {  # the baseline is compared with, never shipped
+        CANDIDATE: {"convertibility": spec.convertible, "quantize": fewer},
+        BASELINE: {},
+    }
     reports = {}
     for name, (model, plan) in plans.items():
         lineage = _lineage(recipe, source, plan, ctx.folder / RECIPE)
-        asked = spec.convertible if name == CANDIDATE else "off"  # the baseline is compared with, never shipped
         reports[name] = export_draft(
-            model, samples, ctx.folder / name, lineage, ctx.say, options=options, trims=trims, convertibility=asked
+            model, samples, ctx.folder / name, lineage, ctx.say, options=options, trims=trims, **extras[name]
         )
     artifacts = {BASELINE: (ctx.folder / BASELINE, whole), CANDIDATE: (ctx.folder / CANDIDATE, small)}
     bench = compare(artifacts, spec.bench_runs, spec.threads, ctx.say)

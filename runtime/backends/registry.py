@@ -10,11 +10,20 @@ from runtime.errors import BackendError
 
 
 def _onnxruntime(threads: int | None, provider: str | None, detail: str) -> Backend:
-    if detail:
-        raise BackendError(f"backend 'onnxruntime': found {detail!r} after the colon, expected nothing")
     from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+    from runtime.backends.ort_options import parse_options
 
-    return OnnxRuntimeBackend(threads=threads, provider=provider)
+    return OnnxRuntimeBackend(threads=threads, provider=provider, options=parse_options(detail))
+
+
+def _openvino(threads: int | None, provider: str | None, detail: str) -> Backend:
+    from runtime.backends.openvino_backend import OpenVinoBackend
+
+    if provider is not None:
+        raise BackendError(
+            f"backend 'openvino': found provider {provider!r}, expected none: providers are onnxruntime's"
+        )
+    return OpenVinoBackend(threads=threads, precision=detail or "f32")
 
 
 def _fake(threads: int | None, provider: str | None, detail: str) -> Backend:
@@ -33,6 +42,7 @@ def _tensorrt(threads: int | None, provider: str | None, detail: str) -> Backend
 
 BACKENDS: dict[str, Callable[[int | None, str | None, str], Backend]] = {
     "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
     "tensorrt": _tensorrt,
     "fake": _fake,
 }
@@ -41,8 +51,9 @@ BACKENDS: dict[str, Callable[[int | None, str | None, str], Backend]] = {
 def create_backend(name: str, *, threads: int | None = None, provider: str | None = None) -> Backend:
     """A new engine of that name; BackendError lists the names there are.
 
-    `fake:SCRIPT` plays faults (see `runtime.backends.fake_backend.parse_script`); `tensorrt:DIR` takes the engines of
-    another cache folder (threads and providers are ONNX Runtime's; it was proved when it was built).
+    What follows a colon is the engine's own: options (`onnxruntime:device_id=1`, see `ort_options`), a precision
+    (`openvino:bf16`), another cache folder of engines (`tensorrt:DIR`; threads are no matter of a GPU), or a script of
+    faults (`fake:SCRIPT`, see `fake_backend.parse_script`).
     """
     kind, _, detail = name.partition(":")
     if kind not in BACKENDS:

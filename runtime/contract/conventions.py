@@ -120,12 +120,13 @@ class TensorDtype(str, Enum):
 
 
 class Precision(str, Enum):
-    """Arithmetic of the exported weights."""
+    """Arithmetic of the exported weights; INT4 and INT8 of the weight matrices, the rest is float32."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
+    INT4 = "int4"
 
 
 class FileRole(str, Enum):

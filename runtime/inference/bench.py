@@ -18,7 +18,7 @@ from runtime.contract.artifact import read_artifact
 from runtime.contract.manifest import parse_json
 from runtime.errors import ContractError
 from runtime.inference import machine, peak
-from runtime.inference.policy import STAGES
+from runtime.inference.policy import PROVEN_BACKEND, STAGES
 from runtime.inference.roofline import WORK_FILE, Floor, Peak, Work, floor
 from runtime.inference.turns import Answer, Contender, take_turns
 
@@ -79,7 +79,7 @@ class Bench:
 
     artifacts: tuple[ArtifactLatency, ...]
     backend: str
-    provider: str
+    provider: str | None
     threads: int | None
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -115,10 +115,10 @@ def bench(
     if not artifacts or runs < 1:
         raise ContractError(f"bench runs: found {runs} of {len(artifacts)} artifacts, expected at least 1 of each")
     known = {name: (work or {}).get(name) or counted(folder) for name, folder in artifacts.items()}
-    chosen = provider or read_artifact(next(iter(artifacts.values()))).manifest.policy.engine.providers[0]
+    chosen = provider or _first_provider(artifacts, backend)
     before = machine.load_average()
     peaks = _peaks(known, backend, threads, chosen)
-    options = ["--backend", backend, "--provider", chosen]
+    options = ["--backend", backend, *([] if chosen is None else ["--provider", chosen])]
     options += [] if threads is None else ["--threads", str(threads)]
     running: dict[str, Contender] = {}
     try:
@@ -167,7 +167,16 @@ def counted(folder: Path) -> Work | None:
     return Work.from_json(parse_json(artifact.read_bytes(WORK_FILE), WORK_FILE), f"{folder}/{WORK_FILE}")
 
 
-def _peaks(known: Mapping[str, Work | None], backend: str, threads: int | None, provider: str) -> dict[str, Peak]:
+def _first_provider(artifacts: Mapping[str, Path], backend: str) -> str | None:
+    """The first artifact's first, where the engine has providers at all."""
+    if backend.partition(":")[0] != PROVEN_BACKEND:
+        return None
+    return read_artifact(next(iter(artifacts.values()))).manifest.policy.engine.providers[0]
+
+
+def _peaks(
+    known: Mapping[str, Work | None], backend: str, threads: int | None, provider: str | None
+) -> dict[str, Peak]:
     """Of every artifact whose work is known: bandwidth depends on the size of its weights."""
     counted_work = {name: work for name, work in known.items() if work is not None}
     if not counted_work:

@@ -42,7 +42,7 @@ def start(options: argparse.Namespace) -> tuple[Answer, Callable[[Answer], Answe
     before = time.monotonic()
     policy = Policy.load(
         options.artifact, options.backend, threads=options.threads, provider=options.provider,
-        allow_unsealed=True, require_promoted=False,
+        allow_unsealed=True, require_promoted=False, allow_unproven=True,
     )  # fmt: skip
     load_s = time.monotonic() - before
     samples = load_golden(policy.artifact)
@@ -54,11 +54,10 @@ def start(options: argparse.Namespace) -> tuple[Answer, Callable[[Answer], Answe
         return watch.answer()
 
     first = call(0)
-    engine = policy.manifest.policy.engine
     ready: dict[str, Any] = {
         "artifact_id": policy.manifest.artifact_id,
         "policy_id": policy.manifest.policy_id,
-        "provider": options.provider or engine.providers[0],
+        "provider": policy.description,
         "load_s": load_s,
         "first_action_s": since_started(),
         "first_ms": first["ms"],

@@ -25,6 +25,8 @@ from runtime.errors import BackendError, ContractError, GateRefusedError, Observ
 from runtime.inference.preprocess import Observation, Preprocessor
 from runtime.inference.tokenizer import PromptTokenizer, Tokens
 
+PROVEN_BACKEND = "onnxruntime"  # what the exporter compares with torch
+NO_ENGINE = "fake"  # cannot move a robot, see `WorkerOptions.for_motion`
 STAGES = ("preprocess", "tokenise", "inference", "denormalise")
 Lap = Callable[[str], None]
 
@@ -36,9 +38,11 @@ def no_lap(stage: str) -> None:
 class Policy:
     """One loaded policy. Not thread-safe: one request in flight. Use `Policy.load`, then `infer`, then `close`."""
 
-    def __init__(self, artifact: Artifact, backend: Backend) -> None:
+    def __init__(self, artifact: Artifact, backend: Backend, *, proven: bool = False) -> None:
         refuse_shipped_engines(artifact.root, artifact.manifest)
         self.artifact = artifact
+        self.proven = proven  # the exporter has compared this very engine; see `runtime.inference.proven`
+        self.description = ""
         self._spec: PolicySpec = artifact.manifest.policy
         normalizers = artifact.normalizers()
         self._preprocess = Preprocessor(self._spec.observation, normalizers.state)
@@ -51,6 +55,7 @@ class Policy:
             with artifact.held_still():
                 backend.load(artifact.path(self._spec.graph.file), self._spec.graph)
             backend.warm_up()
+            self.description = str(getattr(backend, "description", getattr(backend, "name", type(backend).__name__)))
         except BaseException:
             self.close()
             raise
@@ -65,13 +70,14 @@ class Policy:
         provider: str | None = None,
         allow_unsealed: bool = False,
         require_promoted: bool = True,
+        allow_unproven: bool = False,
         verifier: SignatureVerifier | None = None,
     ) -> Policy:
         """Verify, load and warm up; ready or an error.
 
         `backend` is a name of the registry or an unloaded `Backend`; `provider` None takes the manifest's first.
         `allow_unsealed` admits a draft without verdict (for the gate itself); `require_promoted=False` admits a
-        held one.
+        held one; `allow_unproven` an engine or provider that the manifest does not list (to compare it, or after that).
         Raises ArtifactError, GateRefusedError, ContractError, BackendError.
         """
         artifact = read_artifact(artifact_dir, verifier=verifier)
@@ -79,13 +85,17 @@ class Policy:
         if not isinstance(backend, str):
             return cls(artifact, backend)
         allowed = artifact.manifest.policy.engine.providers
-        chosen = provider or allowed[0]
-        if chosen not in allowed:
+        kind = backend.partition(":")[0]
+        chosen = (provider or allowed[0]) if kind == PROVEN_BACKEND else provider
+        proven = chosen in allowed if kind == PROVEN_BACKEND else kind == NO_ENGINE
+        if not proven and not allow_unproven:
+            found = kind if chosen is None else chosen
             raise BackendError(
-                f"provider: found {chosen!r}, the artifact was proven with {list(allowed)}; use one of them or "
-                f"re-export"
+                f"provider: found {found!r}, the artifact was proven with {list(allowed)} of {PROVEN_BACKEND}; use "
+                f"one of them, or compare this one here: python -m runtime verify --run --backend {backend}"
+                f"{f' --provider {chosen}' if chosen else ''} {artifact_dir}"
             )
-        return cls(artifact, create_backend(backend, threads=threads, provider=chosen))
+        return cls(artifact, create_backend(backend, threads=threads, provider=chosen), proven=proven)
 
     @property
     def manifest(self) -> Manifest:

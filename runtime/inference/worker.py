@@ -33,6 +33,7 @@ from runtime.inference.messages import (
     unpack_request,
 )
 from runtime.inference.policy import Policy
+from runtime.inference.proven import load_proven
 from runtime.inference.wire import FrameReader, receive
 
 GRACE_S = 1.0  # to free the engine in an orderly way after the client has gone
@@ -53,6 +54,7 @@ def run_worker(
 ) -> Served:
     """Load, warm up, say ready, answer until the client closes. `threads` None leaves one core to the controller.
 
+    An engine that the artifact was not proven with answers its golden samples first (`runtime.inference.proven`).
     Drafts are never admitted; held artifacts only with `allow_held`, for a robot that may not move (shadow mode).
     Raises what `Policy.load` raises, after telling the client why; WireError for a broken frame.
     """
@@ -61,17 +63,16 @@ def run_worker(
     link.setblocking(True)
     _leave_with(link)
     try:
-        policy = Policy.load(
-            directory,
-            backend,
-            threads=engine_threads() if threads is None else threads,
-            provider=provider,
-            require_promoted=not allow_held,
+        policy, proof = load_proven(
+            directory, backend, threads=threads, provider=provider, require_promoted=not allow_held
         )
     except (DropGateRuntimeError, OSError) as error:
         with contextlib.suppress(OSError):  # the client may have gone; the reason is also what the process ends with
             link.sendall(pack_failure(0, error))
         raise
+    if proof is not None:
+        print(f"worker: {proof.samples} golden samples agree, worst {max(proof.max_abs.values()):.1e}", file=sys.stderr)
+    print(f"worker: {policy.description}", file=sys.stderr, flush=True)
     with policy, link:
         return serve(link, policy)
 
@@ -108,12 +109,6 @@ def _answer(policy: Policy, request: Request, clock: Clock) -> tuple[bool, bytes
             traceback.print_exc()  # a defect: the client gets its text, the log gets the place
         return False, pack_failure(request.sequence, error)
     return True, pack_chunk(request.sequence, chunk, clock.now() - started)
-
-
-def engine_threads() -> int:
-    """Cores that this process may use, less one for the controller; at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - 1)
 
 
 def _leave_with(link: socket.socket) -> None:

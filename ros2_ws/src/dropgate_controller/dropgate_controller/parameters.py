@@ -90,7 +90,7 @@ _PLAIN: dict[str, tuple[Any, str]] = {
     "lockstep": (False, "only for a simulation whose time waits for commands"),
     "max_rejects": (3, "rejected chunks in a row that are a fault"),
     "worker.python": ("", "interpreter of the environment that holds the engine; empty = this one"),
-    "worker.backend": ("onnxruntime", "engine"),
+    "worker.backend": ("onnxruntime", "engine, with its options after a colon: see docs/engines.md"),
     "worker.provider": ("", "execution provider; empty = the artifact's first"),
     "worker.threads": (0, "threads of the engine; 0 = all but one"),
 }
