@@ -12,6 +12,7 @@ from artifact_factory import policy_spec
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.export.onnx_export import ExportedGraph
+from compress.export.options import GraphOptions
 
 SPEC = policy_spec()
 WIDE = 64
@@ -63,7 +64,7 @@ def chain(folder: Path, *, blocks: int = 3, opset: int = 21, loop: bool = False)
     model.metadata_props.add(key="dropgate.lineage_id", value="a" * 64)
     path, data = folder / "policy.onnx", folder / "policy.onnx.data"
     onnx.save_model(model, str(path), save_as_external_data=True, location=data.name, size_threshold=256)
-    return ExportedGraph(path, data, SPEC.graph, opset, 10, len(nodes), data.stat().st_size, 0.0)
+    return ExportedGraph(path, data, SPEC.graph, GraphOptions(opset=opset), 10, len(nodes), data.stat().st_size, 0.0)
 
 
 def observations(count: int = 8) -> dict[str, dict[str, torch.Tensor]]:

@@ -36,7 +36,7 @@ from runtime.contract.conventions import Precision
 from runtime.contract.graph import GOLDEN_FILE, LINEAGE_METADATA, MODEL_FILE, NORMALIZATION_FILE
 from runtime.contract.lineage import Lineage
 from runtime.contract.manifest import GoldenRef, lineage_id
-from runtime.contract.normalization import Normalizers
+from runtime.contract.normalization import Normalization, Normalizers
 from runtime.contract.policy_spec import PolicySpec
 from runtime.contract.write import write_artifact
 from runtime.errors import DropGateRuntimeError
@@ -123,26 +123,33 @@ def export_draft(
         files = model.side_files()
         policy = policy_spec(model, graph, files, small.prompt)
         observations = parity.observations([(s.sample_id, model.collate([s]).inputs) for s in golden_samples])
-        norm = Normalizers.from_bytes(
-            files[NORMALIZATION_FILE], policy.normalization.state, policy.normalization.action
-        )
-        found = prove(stage, graph, policy, norm.action, observations, small, quantize, convertibility, say)
+        scale = _action_scale(policy, files)
+        found = prove(stage, graph, policy, scale, observations, small, quantize, convertibility, say)
         with folder_atomic(folder) as work:
             artifact = _write(model, golden_samples, policy, files, known, found, work)
             golden = _as_the_robot(artifact, say)
+    return _report(folder, artifact, found, golden, time.perf_counter() - started)
+
+
+def _report(folder: Path, artifact: Artifact, found: Proofs, golden: GoldenParity, wall_s: float) -> ExportReport:
     return ExportReport(
         folder=folder,
         policy_id=artifact.manifest.policy_id,
         artifact_id=artifact.manifest.artifact_id,
         parity=found.parity,
         golden=golden,
-        nodes=graph.nodes,
-        parameters_bytes=found.quantized.bytes_after if found.quantized else graph.parameters_bytes,
-        export_s=graph.export_s,
-        wall_s=time.perf_counter() - started,
-        trims=small.to_json(),
+        nodes=found.graph.nodes,
+        parameters_bytes=found.graph.parameters_bytes,
+        export_s=found.graph.export_s,
+        wall_s=wall_s,
+        trims=found.trims.to_json(),
         quantized=found.quantized,
     )
+
+
+def _action_scale(policy: PolicySpec, files: Mapping[str, bytes]) -> Normalization:
+    ref = policy.normalization
+    return Normalizers.from_bytes(files[NORMALIZATION_FILE], ref.state, ref.action).action
 
 
 def _graph(small: Trimmed, folder: Path, lineage: Lineage, options: GraphOptions, say: Progress) -> ExportedGraph:
