@@ -28,6 +28,8 @@ from compress.export.onnx_export import ExportedGraph
 from compress.export.proofs import PARITY_FILE
 from compress.export.quantize import BLOCKS, block_size, needed_opset, quantize_graph
 from compress.export.quantize_budget import Quantize, quantize_within
+from compress.report import view_export
+from compress.report.evidence import collect
 from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from runtime.contract.artifact import read_artifact
 from runtime.contract.conventions import Precision
@@ -251,6 +253,10 @@ def test_draft_declares_what_it_is_and_golden_follows_the_budget(
     assert told["passed"]
     assert (told["quantize"]["kind"], told["quantize"]["budget"]) == ("int8", 0.2)
     assert [d["name"] for d in told["quantize"]["dims"]] == list(manifest.policy.action.names)
+    shown = view_export.parity(collect(tmp_path / "draft"))
+    assert shown is not None
+    assert "Shipped in int8: " in shown.notes[-1]
+    assert "0.2 was allowed" in shown.notes[-1]
     assert made.quantized is not None
     assert made.parameters_bytes == made.quantized.bytes_after < made.quantized.bytes_before
     with Policy.load(tmp_path / "draft", threads=1, allow_unsealed=True) as policy:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -90,4 +91,19 @@ def parity(evidence: Evidence) -> Parity | None:
             f"{', '.join(map(str, data['padded_lengths']))} tokens. "
             "The table has the largest absolute error per dimension.",
         )
-        return Parity(bool(data["passed"]), rows, notes)
+        return Parity(bool(data["passed"]), rows, (*notes, *_quantized(data.get("quantize"))))
+
+
+def _quantized(data: dict[str, Any] | None) -> tuple[str, ...]:
+    """What the shipped graph lost to fewer bits; the rows above are of the float graph that it was made from."""
+    if data is None:
+        return ()
+    errors = ", ".join(f"{d['name']} {small(d['largest'])} {d['unit']}" for d in data["dims"])
+    worst = max(d["largest_command"] for d in data["dims"])
+    return (
+        f"Shipped in {data['kind']}: {data['quantized']} weight matrices, {len(data['kept'])} stayed in float, "
+        f"{data['bytes_before'] / 1e6:.1f} MB became {data['bytes_after'] / 1e6:.1f} MB. "
+        f"The table is of the float graph; the largest errors of the shipped one against it are {errors}: "
+        f"at most {small(worst)} of a command, "
+        f"{small(data['budget'])} was allowed.",
+    )
