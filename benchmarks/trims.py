@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each exact trim saves: milliseconds in ONNX Runtime for the built-in policy, FLOPs and weights at full size.
 
-    python benchmarks/trims.py [--rounds N] [--calls N] [--json FILE] [--count-only]
+    python benchmarks/trims.py [--rounds N] [--calls N] [--variant NAME] [--json FILE] [--count-only]
 
 Timed: the reference policy whole, with every other language block gone, with two left, and with every other block as
 a stub; each with and without a trim, in turns (A B A B), one thread. A ratio is taken per round, between the medians of
-its calls; printed are the median of those ratios and their quartiles. Counted, on torch's meta device: OpenVLA-OFT 7B
-by number of language blocks, and the token tables of the published networks.
+its calls; printed are the median of those ratios and their quartiles, and the same of CPU time, which other jobs
+disturb less. Counted, on torch's meta device: OpenVLA-OFT 7B by number of language blocks, and the token tables of the
+published networks.
 """
 
 from __future__ import annotations
@@ -96,15 +97,16 @@ def timed(variant: str, rounds: int, calls: int, folder: Path) -> list[dict[str,
         rows.append({"variant": variant, "trim": name, "nodes": graph.nodes, "file_bytes": graph.parameters_bytes,
                      "flops": cost.flops})  # fmt: skip
     wanted = [engines["none"].infer(seen)[ACTIONS].astype(np.float64) for seen in feeds]
-    medians = interleaved({name: engine.infer for name, engine in engines.items()}, feeds, rounds, calls)
+    wall, cpu = interleaved({name: engine.infer for name, engine in engines.items()}, feeds, rounds, calls)
     for row in rows:
-        mine = medians[row["trim"]]
-        ratio = mine / medians["none"]
+        mine, ratio = wall[row["trim"]], wall[row["trim"]] / wall["none"]
         found = [engines[row["trim"]].infer(seen)[ACTIONS].astype(np.float64) for seen in feeds]
         row |= {
             "p50_ms": float(np.median(mine)),
             "time_ratio": float(np.median(ratio)),
             "time_ratio_quartiles": [float(q) for q in np.quantile(ratio, (0.25, 0.75))],
+            "cpu_p50_ms": float(np.median(cpu[row["trim"]])),
+            "cpu_ratio": float(np.median(cpu[row["trim"]] / cpu["none"])),
             "difference": max(relative_l2(a, b) for a, b in zip(found, wanted, strict=True)),
         }
     for engine in engines.values():
@@ -114,23 +116,25 @@ def timed(variant: str, rounds: int, calls: int, folder: Path) -> list[dict[str,
 
 def interleaved(
     contenders: dict[str, Callable[[Any], Any]], feeds: list[Any], rounds: int, calls: int
-) -> dict[str, np.ndarray]:
-    """Median milliseconds per round; within a round every call of one is followed by one of each other."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Median wall and CPU milliseconds per round; in a round every call of one is followed by one of each other."""
     for run in contenders.values():
         for seen in feeds:
             run(seen)
-    found: dict[str, list[float]] = {name: [] for name in contenders}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for number in range(rounds):
-        spent: dict[str, list[float]] = {name: [] for name in contenders}
+        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
         for call in range(calls):
             order = list(contenders)
             for name in order if (number + call) % 2 == 0 else reversed(order):
-                start = time.perf_counter()
+                cpu, start = time.process_time(), time.perf_counter()
                 contenders[name](feeds[call % len(feeds)])
-                spent[name].append((time.perf_counter() - start) * 1e3)
+                spent[name].append(((time.perf_counter() - start) * 1e3, (time.process_time() - cpu) * 1e3))
         for name, values in spent.items():
-            found[name].append(float(np.median(values)))
-    return {name: np.array(values) for name, values in found.items()}
+            wall, own = np.median(np.array(values), axis=0)
+            found[name].append((float(wall), float(own)))
+    wall_of, cpu_of = ({name: np.array(rows)[:, k] for name, rows in found.items()} for k in (0, 1))
+    return wall_of, cpu_of
 
 
 def counted() -> list[dict[str, Any]]:
@@ -187,6 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=10, help="of each graph per round")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", help="this one only; may be repeated")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--count-only", action="store_true", help="no export and no clock")
     given = parser.parse_args()
@@ -198,24 +203,31 @@ def main() -> None:
         print(
             f"{row['network']}: {row['kept_rows']} of {row['rows']} token rows, -{row['parameters_saved'] / 1e6:.1f} M "
             f"of {row['parameters'] / 1e6:.0f} M parameters ({row['saved']:.1%}), "
-            f"-{row['bf16_bytes_saved'] / 1e6:.0f} MB in bf16"
+            f"-{row['bf16_bytes_saved'] / 1e6:.0f} MB in bf16",
+            flush=True,
         )
     if not given.count_only:
         found |= {"rounds": given.rounds, "calls": given.calls, "threads": 1, "machine": platform.processor()}
         found |= {"load_average": list(os.getloadavg()), "onnxruntime": installed("onnxruntime"), "timed": []}
         with tempfile.TemporaryDirectory() as folder:
-            for variant in VARIANTS:
+            for variant in given.variant or VARIANTS:
                 for row in timed(variant, given.rounds, given.calls, Path(folder)):
                     found["timed"].append(row)
                     low, high = row["time_ratio_quartiles"]
                     print(
                         f"{variant:14} {row['trim']:6} {row['p50_ms']:7.2f} ms, {row['time_ratio']:.3f} of untrimmed "
-                        f"({low:.3f} to {high:.3f}), {row['nodes']} nodes, {row['file_bytes'] / 1e6:.2f} MB, "
-                        f"{row['flops'] / 1e9:.3f} GFLOP, differs by {row['difference']:.1e}",
+                        f"({low:.3f} to {high:.3f}), CPU {row['cpu_ratio']:.3f}, {row['nodes']} nodes, "
+                        f"{row['file_bytes'] / 1e6:.2f} MB, {row['flops'] / 1e9:.3f} GFLOP, "
+                        f"differs by {row['difference']:.1e}",
                         flush=True,
                     )
-    if given.json is not None:
-        given.json.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+                keep(given.json, found)  # a machine that is shared may end this early
+    keep(given.json, found)
+
+
+def keep(path: Path | None, found: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
