@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
+
+from runtime.inference.machine import cpu_name
 
 PACKAGES = ("dropgate", "mujoco", "robosuite", "hf-libero", "bddl", "onnxruntime", "numpy")
 
@@ -24,8 +25,5 @@ def versions() -> dict[str, str]:
 
 def hardware() -> str:
     """Processor, cores, operating system and renderer in one line."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     renderer = os.environ.get("MUJOCO_GL", "default")
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, MUJOCO_GL={renderer}"
+    return f"{cpu_name() or platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, MUJOCO_GL={renderer}"

@@ -15,7 +15,7 @@ PACKAGES = ("dropgate", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "
 def facts() -> dict[str, Any]:
     """System, architecture, processor and number of CPUs that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"system": platform.system(), "machine": platform.machine(), "cpus": usable or 0, "cpu": _cpu_name()}
+    return {"system": platform.system(), "machine": platform.machine(), "cpus": usable or 0, "cpu": cpu_name()}
 
 
 def versions() -> dict[str, str]:
@@ -48,7 +48,8 @@ def memory() -> dict[str, int]:
     return {name: int(kept[key].split()[0]) * 1024 for name, key in wanted.items() if key in kept}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """As the system calls the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
