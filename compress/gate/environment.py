@@ -25,5 +25,5 @@ def versions() -> dict[str, str]:
 
 def hardware() -> str:
     """Processor, cores, operating system and renderer in one line."""
-    renderer = os.environ.get("MUJOCO_GL", "default")
-    return f"{cpu_name() or platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, MUJOCO_GL={renderer}"
+    model, renderer = cpu_name() or platform.machine(), os.environ.get("MUJOCO_GL", "default")
+    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, MUJOCO_GL={renderer}"
