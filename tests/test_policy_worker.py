@@ -144,7 +144,7 @@ def test_killed_in_the_middle_of_a_request(artifact: Artifact) -> None:
         assert worker.poll() is None
         assert (worker.alive, worker.ready, worker.in_flight, worker.pid) == (False, False, None, None)
         assert worker.cause is StopCause.WORKER_DIED
-        assert worker.died_because == "the worker died during request 1; signal 9 (SIGKILL); it wrote: nothing"
+        assert worker.died_because == "the worker died during request 1; signal 9 (SIGKILL); it wrote: worker: fake"
 
 
 def test_death_between_requests_is_noticed_and_only_start_revives(artifact: Artifact) -> None:
@@ -431,9 +431,9 @@ def test_broken_frame_ends_the_worker(artifact: Artifact, name: str) -> None:
         link.shutdown(socket.SHUT_WR)
         _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
-    assert said.startswith("runtime worker: ")
+    assert said.startswith("worker: fake\nruntime worker: ")
     assert message in said
-    assert said.count("\n") == 1
+    assert said.count("\n") == 2
 
 
 def test_worker_leaves_when_its_client_closes(artifact: Artifact) -> None:
@@ -514,5 +514,5 @@ def test_fault_script_that_means_nothing_is_refused(script: str) -> None:
 
 
 def test_real_engine_takes_no_script() -> None:
-    with pytest.raises(BackendError, match="found 'nan' after the colon, expected nothing"):
+    with pytest.raises(BackendError, match="onnxruntime option: found 'nan', expected each of"):
         create_backend("onnxruntime:nan")

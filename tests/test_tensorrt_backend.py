@@ -283,7 +283,7 @@ def test_artifact_that_brings_an_engine_is_not_loaded(tmp_path: Path, engine: st
     files = {**artifact_files(), "policy.plan": ArtifactFile(FileRole.EVIDENCE, b"ftrt" * 9)}
     brought = write_draft(tmp_path / "brought", files=files)
     with pytest.raises(ArtifactError, match=r"policy\.plan: is a serialised engine"):
-        Policy.load(brought.root, engine, allow_unsealed=True)
+        Policy.load(brought.root, engine, allow_unsealed=True, allow_unproven=True)
 
 
 @needs_rtx
