@@ -75,7 +75,6 @@ def test_engines_compares_in_turns_and_all_engines_agree(tmp_path: Path) -> None
         assert set(size["engines"]) == {"torch", "onnxruntime"}
         assert size["engines"]["onnxruntime"]["error_to_torch"] < 1e-3
         assert size["engines"]["torch"]["times_torch"] == 1.0
-    assert sizes["2"]["engines"]["onnxruntime"]["times_full_cpu"] > 0.0
     assert set(data["load"]) == {"before", "after"}
 
 

@@ -168,7 +168,6 @@ def test_blocks_are_timed_in_the_engine() -> None:
     assert language.total_ms == vision.total_ms > 0.0
     assert (len(language.part_ms), len(vision.part_ms)) == (4, 3)
     assert len(set(language.part_ms)) == 1  # equal FLOPs, equal cost
-    assert all(part >= 0.0 for part in (*language.part_ms, *vision.part_ms))
     assert language.device.startswith("onnxruntime, 1 thread(s)")
     assert any("3 blocks take" in line for line in said)
 
