@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime, torch eager, torch.compile and OpenVINO on the same policies, whole, at half depth and with two blocks.
+"""ONNX Runtime, torch eager, torch.compile, OpenVINO (float32; int8; bf16) on the same policies: whole, half, two blocks.
 
     python benchmarks/engines.py                              both policies, one thread
     python benchmarks/engines.py --policy reference --rounds 60 --json out.json
@@ -30,6 +30,7 @@ import torch
 
 from compress.export.exact import cpu_copy, forward_float32
 from compress.export.onnx_export import export_stage, graph_spec
+from compress.export.quantize import quantize_graph
 from compress.export.work import count
 from compress.models.base import VlaModel
 from runtime.backends.registry import BACKENDS, create_backend
@@ -41,7 +42,9 @@ POLICIES: dict[str, Callable[[], VlaModel]] = {
     "oft-150m": random_policies.oft_150m,
 }
 TORCH, COMPILE, ORT, OPENVINO = "torch", "compile", "onnxruntime", "openvino"
-ENGINES = (TORCH, COMPILE, ORT, OPENVINO)
+ORT_INT8, OPENVINO_INT8, OPENVINO_BF16 = "onnxruntime-int8", "openvino-int8", "openvino-bf16"
+ENGINES = (TORCH, COMPILE, ORT, OPENVINO, ORT_INT8, OPENVINO_INT8, OPENVINO_BF16)
+BACKEND_OF = {ORT_INT8: ORT, OPENVINO_INT8: OPENVINO, OPENVINO_BF16: "openvino:bf16"}
 COLUMNS = {
     "p50_ms": "p50", "p99_ms": "p99", "p99_over_p50": "p99/p50", "cpu_p50_ms": "CPU p50", "times_torch": "x torch",
     "times_torch_cpu": "by CPU", "times_full": "x full", "times_full_cpu": "by CPU", "error_to_torch": "max error",
@@ -53,9 +56,10 @@ def why_not(engine: str) -> str:
     """Why an engine cannot be measured here, or ''."""
     if engine in (TORCH, COMPILE):
         return ""
-    if engine not in BACKENDS:
+    library = BACKEND_OF.get(engine, engine).partition(":")[0]
+    if library not in BACKENDS:
         return f"no backend of that name, available: {sorted(BACKENDS)}"
-    return "" if importlib.util.find_spec(engine) else f"{engine} is not installed"
+    return "" if importlib.util.find_spec(library) else f"{library} is not installed"
 
 
 def made(policy: str, keep: int) -> VlaModel:
@@ -92,7 +96,7 @@ def start(policy: str, keep: int, engine: str, graph: Path, threads: int) -> tup
         def call(values: dict[str, np.ndarray]) -> np.ndarray:
             return forward_float32(run, [torch.from_numpy(values[name]) for name in values]).numpy()
     else:
-        backend = create_backend(engine, threads=threads)
+        backend = create_backend(BACKEND_OF.get(engine, engine), threads=threads)
         backend.load(graph, graph_spec(graph))
 
         def call(values: dict[str, np.ndarray]) -> np.ndarray:
@@ -120,15 +124,19 @@ def measure(policy: str, engines: list[str], rounds: int, threads: int, folder: 
         model, place = made(policy, keep), folder / f"{policy}-{keep}"
         place.mkdir()
         say(f"{policy}: exporting {keep} blocks")
-        work = count(export_stage(model.stages()[0], place).path)
+        graph = export_stage(model.stages()[0], place)
+        (place / "int8").mkdir()
+        quantize_graph(graph, place / "int8", "int8")
+        work = count(graph.path)
         parameters = sum(p.numel() for p in model.module.parameters())
         sizes[keep] = {"parameters": parameters, "flops": work.flops, "weight_bytes": work.weight_bytes, "engines": {}}
     running: dict[str, Contender] = {}
     try:
         for keep in depths:
             for engine in engines:
-                graph = folder / f"{policy}-{keep}" / "policy.onnx"
-                command = [__file__, "--serve", policy, str(keep), engine, str(graph), "--threads", str(threads)]
+                place = folder / f"{policy}-{keep}" / ("int8" if engine.endswith("int8") else "")
+                command = [__file__, "--serve", policy, str(keep), engine, str(place / "policy.onnx")]
+                command += ["--threads", str(threads)]
                 running[f"{keep}/{engine}"] = Contender(
                     f"{policy} {keep}/{engine}", command, {"OMP_NUM_THREADS": str(threads)}
                 )
@@ -186,16 +194,17 @@ def goals(found: dict[str, Any]) -> list[str]:
     said = []
     for policy, numbers in found.items():
         for keep, size in numbers["sizes"].items():
-            ort, name = size["engines"].get(ORT), f"{policy} {keep}"
-            if ort is None:
-                continue
-            if "times_torch_cpu" in ort:
-                ratio = ort["times_torch_cpu"]
-                word = "met" if ratio >= GOAL_RATIO else "MISSED"
-                said.append(f"{name}: {ratio:.2f} x torch eager by CPU time, goal {GOAL_RATIO}: {word}")
-            steady = ort["p99_over_p50"]
-            word = "met" if steady <= GOAL_P99 else "missed, or the machine was not quiet"
-            said.append(f"{name}: p99 {steady:.2f} x p50, goal {GOAL_P99} on a quiet core: {word}")
+            for engine in (ORT, ORT_INT8):
+                ort, name = size["engines"].get(engine), f"{policy} {keep} {engine}"
+                if ort is None:
+                    continue
+                if "times_torch_cpu" in ort:
+                    ratio = ort["times_torch_cpu"]
+                    word = "met" if ratio >= GOAL_RATIO else "MISSED"
+                    said.append(f"{name}: {ratio:.2f} x torch eager by CPU time, goal {GOAL_RATIO}: {word}")
+                steady = ort["p99_over_p50"]
+                word = "met" if steady <= GOAL_P99 else "missed, or the machine was not quiet"
+                said.append(f"{name}: p99 {steady:.2f} x p50, goal {GOAL_P99} on a quiet core: {word}")
     return said
 
 
