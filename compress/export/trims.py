@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from compress.costs import CPU_ATTENTION
 from compress.export.closed_tasks import close, token_ids
 from compress.export.errors import ExportError
-from compress.export.graph_cost import graph_flops, weight_bytes
 from compress.export.one_task import fold, fold_graph
+from compress.export.work import count_model, stored_bytes
 from compress.export.zeros import skip_zeros
 from compress.models.base import ExportStage
 from compress.models.closed_table import sharing_copy
@@ -182,7 +182,10 @@ def module_cost(module: nn.Module, example: Mapping[str, Tensor]) -> Cost:
 
 
 def _of_graph(model: ir.Model) -> Cost:
-    return Cost(weight_bytes(model), graph_flops(model))
+    try:
+        return Cost(stored_bytes(model), count_model(model).flops)
+    except ExportError:  # an open batch
+        return Cost(stored_bytes(model), None)
 
 
 def _nodes(model: ir.Model) -> int:
