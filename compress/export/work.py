@@ -96,7 +96,7 @@ def _product(node: ir.Node) -> tuple[str, int, int]:
     """Precision, operations, constant bytes."""
     sides = [value for value in node.inputs[:2] if value is not None]
     kinds = [value.dtype for value in (sides[0], node.outputs[0])]
-    kind = next((PRECISION[k] for k in kinds if k in PRECISION), None)
+    kind = next((PRECISION[k] for k in kinds if k is not None and k in PRECISION), None)
     if all(map(_quantized, sides)):
         kind = "int8"  # both sides are int8 before their scales: engines multiply those
     if kind is None:
@@ -142,11 +142,11 @@ def _sizes(value: ir.Value | None) -> tuple[int, ...]:
     """All sizes known, or ExportError."""
     held = None if value is None else _constant(value)
     shape = held.shape if held is not None else None if value is None else value.shape
-    sizes = tuple(shape.numpy()) if shape is not None and shape.is_static() else None
-    if sizes is None or any(size < 1 for size in sizes):
+    sizes = () if shape is None else tuple(size for size in shape if isinstance(size, int) and size > 0)
+    if shape is None or len(sizes) != len(shape):
         name = None if value is None else value.name
         raise ExportError(f"counting: the shape of {name!r} is {shape}, expected static sizes; infer shapes first")
-    return tuple(map(int, sizes))
+    return sizes
 
 
 def _matmul(node: ir.Node) -> int:
