@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from roofline import GIB
+from device_peak import GIB
 
 ENOUGH = 8  # samples; where fewer fit, activations are computed twice instead of kept
 USABLE = 0.92  # of what is free

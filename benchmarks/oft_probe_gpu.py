@@ -14,7 +14,7 @@ as it is there; the same command again does what is missing:
     probe       GateProbe of the language stack, frozen parameters: seconds, peak memory, scores. Goal: 30 s for 512
     latency/N   one chunk, batch 1, eager, N language blocks, beside its floor
 
-The floor (`roofline`) is summed over language stack, vision with projector, and heads; FLOPs are counted while the
+The floor (`device_peak`) is summed over language stack, vision with projector, and heads; FLOPs are counted while the
 network runs. Latency depends on shapes, not on weights: blocks leave evenly, nothing is recovered.
 """
 
@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import batch_size
+import device_peak
 import numpy as np
 import oft_random
-import roofline
 import torch
-from roofline import GIB, seconds, settle, watched
+from device_peak import GIB, seconds, settle, watched
 
 from compress.atomic import write_json
 from compress.calibration import CalibrationSet
@@ -64,7 +64,7 @@ class Run:
         self.config, self.io = oft_random.tiny_size() if given.tiny else oft_random.full_size()
         asked = {name: getattr(given, name) for name in ("tiny", "samples", "seed", "rounds", "batch_size")}
         head = {
-            "schema": "dropgate.oft_probe_gpu/1", "asked": asked, "device": roofline.described(self.device),
+            "schema": "dropgate.oft_probe_gpu/1", "asked": asked, "device": device_peak.described(self.device),
             "versions": {**versions(), "cuda": torch.version.cuda or ""},
         }  # fmt: skip
         self.data: dict[str, Any] = {**head, "parts": {}}
@@ -100,7 +100,7 @@ class Run:
 
 def peaks_of(run: Run) -> dict[str, Any]:
     """What this device can do at best."""
-    return roofline.peaks(run.device, (64, 128), 1 << 20) if run.given.tiny else roofline.peaks(run.device)
+    return device_peak.peaks(run.device, (64, 128), 1 << 20) if run.given.tiny else device_peak.peaks(run.device)
 
 
 def build(run: Run) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def latency(keep: int) -> Callable[[Run], dict[str, Any]]:
         with watched(run.device) as found, torch.inference_mode(), quiet(run.model.module):
             times = 1e3 * np.array(seconds(lambda: run.model.predict(batch), run.given.rounds, run.device))
         low, middle, high = (float(q) for q in np.quantile(times, [0.1, 0.5, 0.9]))
-        least = roofline.floor(flops, moved, best["flops"], best["bytes_per_s"])
+        least = device_peak.floor(flops, moved, best["flops"], best["bytes_per_s"])
         return {
             "blocks": keep, "tokens": language_tokens(run), "median_ms": middle, "p10_ms": low, "p90_ms": high,
             "flops": flops, "weight_bytes": moved, "floor_ms": least, "over_floor": middle / least["sum"], **found,

@@ -4,10 +4,6 @@ the same weights in every process."""
 
 from __future__ import annotations
 
-import functools
-import tempfile
-from pathlib import Path
-
 import numpy as np
 
 from compress.models.base import Surgery, VlaModel
@@ -26,13 +22,9 @@ from runtime.contract.spec import INSTRUCTION_FIELD, PromptSpec
 ROLE, VOCABULARY = "language", 512
 
 
-@functools.cache
 def tokenizer_json() -> bytes:
     """A real tokenizer with `VOCABULARY` rows."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        tokenizer.build(path, VOCABULARY)
-        return path.read_bytes()
+    return tokenizer.trained(VOCABULARY)
 
 
 def normalizers(state: int = 8, action: int = 7) -> Normalizers:

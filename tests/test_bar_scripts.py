@@ -82,3 +82,13 @@ def test_engines_names_the_engines_there_are(tmp_path: Path) -> None:
     done = script("engines.py", "--engines", "warp")
     assert done.returncode == 2
     assert "found ['warp'], available: torch, compile, onnxruntime, openvino" in done.stderr
+
+
+def test_engine_gate_names_what_it_needs(tmp_path: Path) -> None:
+    same = script("engine_gate.py", tmp_path, "--output", tmp_path / "out")
+    assert same.returncode == 2
+    assert "both sides would be the same: give --backend or --baseline" in same.stderr
+    unknown = script("engine_gate.py", tmp_path, "--backend", "warp", "--output", tmp_path / "out")
+    assert unknown.returncode == 2
+    assert "found 'warp', available" in unknown.stderr
+    assert not (tmp_path / "out").exists()

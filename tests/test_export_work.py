@@ -9,6 +9,7 @@ from pathlib import Path
 import export_factory as tiny
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -33,11 +34,11 @@ def constant(name: str, *shape: int, kind: type = np.float32) -> onnx.TensorProt
 def model(
     nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], out: onnx.ValueInfoProto,
     tensors: list[onnx.TensorProto],
-) -> onnx.ModelProto:  # fmt: skip
+) -> ir.Model:  # fmt: skip
     made = helper.make_model(
         helper.make_graph(nodes, "g", inputs, [out], tensors), opset_imports=[helper.make_opsetid("", 21)]
     )
-    return onnx.shape_inference.infer_shapes(made, data_prop=True)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(made, data_prop=True))
 
 
 def test_a_draft_says_its_work_and_it_is_torchs_own_count() -> None:

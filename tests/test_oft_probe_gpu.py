@@ -112,7 +112,7 @@ def test_counted_flops_of_a_block_are_the_formulas(load: Any) -> None:
 
 def test_the_floor_is_that_of_the_published_sizes(load: Any) -> None:
     """Worked out for 790 TFLOP/s and 4.3 TB/s: 11.3, 6.2, 3.7 and 1.8 ms; 605 tokens, 202.4 M parameters a block."""
-    script, config = load("roofline"), load("oft_random").full_size()[0]
+    script, config = load("device_peak"), load("oft_random").full_size()[0]
     tokens = 2 * config.patches + load("oft_random").PROMPT_TOKENS + config.slots + 3
     assert tokens == 605
     block = 4 * 4096**2 + 3 * 4096 * 11008

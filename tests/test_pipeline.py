@@ -267,3 +267,10 @@ def test_setting_decides_its_stages_and_no_other(tmp_path: Path, changed: dict[s
     base = {"plan": {"keep": 6}}
     before, after = recipe(tmp_path, **base), recipe(tmp_path, **{**base, **changed})
     assert {stage.name for stage in STAGES if stage.settings(before) != stage.settings(after)} == decides
+
+
+@pytest.mark.parametrize("changed", [{"threads": 3}, {"trims": []}, {"tasks": "gate"}, {"opset": 21}], ids=str)
+def test_a_latency_budget_depends_on_the_graph_that_will_ship(tmp_path: Path, changed: dict[str, Any]) -> None:
+    base: dict[str, Any] = {"plan": {"role": "language", "latency_budget_ms": 10}}
+    before, after = recipe(tmp_path, **base), recipe(tmp_path, **base, export=changed)
+    assert {stage.name for stage in STAGES if stage.settings(before) != stage.settings(after)} == {"plan", "export"}

@@ -87,6 +87,15 @@ def test_a_child_that_dies_is_named_with_its_last_words() -> None:
     child.close()
 
 
+def test_a_child_that_does_not_answer_is_ended_and_named() -> None:
+    child = Contender("stuck", ["-c", "import sys; sys.stdin.read()"], timeout_s=0.0)
+    with pytest.raises(BackendError, match=r"stuck: found no answer within 0 s, .* ended; its last words: no message"):
+        child.wait_ready()
+    with pytest.raises(BackendError, match="stuck: its process ended with code -9"):
+        child.ask({"call": 0})
+    child.close()
+
+
 def test_an_artifact_that_cannot_run_is_refused_with_its_own_reason(tmp_path: Path) -> None:
     broken = write_draft(tmp_path / "draft")
     (broken.root / "policy.onnx").write_bytes(b"")

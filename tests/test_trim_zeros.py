@@ -16,9 +16,9 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from trim_cases import stub
 
 from compress.export import parity
-from compress.export.graph_cost import graph_flops, weight_bytes
 from compress.export.onnx_export import ExportedGraph, export_stage
 from compress.export.trims import Saved, TrimSpec, trimmed
+from compress.export.work import count_model, stored_bytes
 from compress.export.zeros import skip_zeros
 from compress.models.base import ExportStage, VlaModel
 
@@ -120,12 +120,12 @@ def test_zeros_leave_the_body_of_a_loop() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, SHAPE)], weights,
     )  # fmt: skip
     model = ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
-    before, size = answer(model), weight_bytes(model)
-    assert graph_flops(model) == 5 * 2 * 3 * 4 * 4
+    before, size = answer(model), stored_bytes(model)
+    assert count_model(model).flops == 5 * 2 * 3 * 4 * 4
     assert skip_zeros(model) == 1
     assert np.array_equal(answer(model), before)
-    assert weight_bytes(model) == size - 4 * 12
-    assert graph_flops(model) == 5 * 2 * 3 * 4 * 4
+    assert stored_bytes(model) == size - 4 * 12
+    assert count_model(model).flops == 5 * 2 * 3 * 4 * 4
 
 
 def cut_pi05() -> VlaModel:

@@ -122,7 +122,8 @@ def export_draft(
         graph = _graph(small, Path(scratch), known, chosen, say)
         files = model.side_files()
         policy = policy_spec(model, graph, files, small.prompt)
-        observations = parity.observations([(s.sample_id, model.collate([s]).inputs) for s in golden_samples])
+        collated = [(s.sample_id, model.collate([s]).inputs) for s in golden_samples]
+        observations = parity.observations(collated, small.told)
         scale = _action_scale(policy, files)
         found = prove(stage, graph, policy, scale, observations, small, quantize, convertibility, say)
         with folder_atomic(folder) as work:

@@ -105,6 +105,7 @@ def check(
     backend: Backend | None = None,
     ratio: float | None = None,
     floor: float = FLOOR,
+    told: bool = False,
 ) -> ParityReport:
     """Run every observation through the graph, torch and torch float64, and refuse the graph if it is worse.
 
@@ -116,11 +117,12 @@ def check(
         options: how the graph was written; as `export_stage` takes them.
         backend: what runs the graph; ONNX Runtime on one thread when None, for bfloat16 ONNX's reference evaluator.
         ratio, floor: of the gate; `RATIOS` of the precision when None.
+        told: the graph has one prompt inside, so observations must hold that one alone.
 
     Raises:
         ParityError: too few or too equal observations, an engine failure, NaN, or an error above the limit.
     """
-    lengths, chosen = _lengths(observations), options or GraphOptions()
+    lengths, chosen = _lengths(observations, 1 if told else 2), options or GraphOptions()
     engine = backend or engine_for(chosen.precision)
     torch_says = torch_answers(stage, observations, chosen.precision)
     share = RATIOS[chosen.precision] if ratio is None else ratio
@@ -155,12 +157,13 @@ def variants(inputs: Inputs, name: str) -> dict[str, Inputs]:
     }
 
 
-def _lengths(observations: Mapping[str, Inputs]) -> tuple[int, ...]:
+def _lengths(observations: Mapping[str, Inputs], least: int) -> tuple[int, ...]:
     lengths = tuple(sorted({int(inputs[ATTENTION_MASK].sum()) for inputs in observations.values()}))
-    if len(observations) < MIN_OBSERVATIONS or len(lengths) < 2:
+    if len(observations) < MIN_OBSERVATIONS or len(lengths) < least:
+        wanted = "one length" if least == 1 else "two lengths"
         raise ParityError(
             f"parity: found {len(observations)} observations with prompt lengths {list(lengths)}, expected at least "
-            f"{MIN_OBSERVATIONS} with two lengths or more; give more golden samples, from different tasks"
+            f"{MIN_OBSERVATIONS} with {wanted} or more; give more golden samples, from different tasks"
         )
     return lengths
 
@@ -242,9 +245,11 @@ def _engine_name(engine: Backend) -> str:
         return name
 
 
-def observations(collated: Sequence[tuple[str, Inputs]]) -> dict[str, Inputs]:
-    """Golden observations by id, plus the padding variants of the first and the last."""
+def observations(collated: Sequence[tuple[str, Inputs]], told: bool = False) -> dict[str, Inputs]:
+    """Golden observations by id, plus the padding variants of the first and the last; `told`: those of one prompt."""
     named = dict(collated)
     for name, inputs in dict((*collated[:1], *collated[-1:])).items():
-        named.update(variants(inputs, name))
+        same = inputs[ATTENTION_MASK]
+        found = variants(inputs, name).items()
+        named.update((key, value) for key, value in found if not told or value[ATTENTION_MASK] is same)
     return named

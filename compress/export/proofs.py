@@ -92,8 +92,9 @@ def prove(
     """
     say(f"comparing {len(observations)} observations with torch in float64")
     report = parity.check(
-        stage, graph.path, graph.spec, observations, policy.action, normalization, options=graph.options
-    )
+        stage, graph.path, graph.spec, observations, policy.action, normalization, options=graph.options,
+        told=trims.told,
+    )  # fmt: skip
     say(report.describe())
     precision, tolerance = graph.options.precision, golden_tolerance(policy.action, normalization, report)
     cost: QuantizeReport | None = None

@@ -4,6 +4,7 @@
     rows    the last language attention computes the rows that are read, nothing behind it any others
     kv      keys and values that nobody attends to, zeros that stubs add, and what was computed for them alone
     tasks   the token table of a closed list of tasks
+    prompt  of a list of one task: the prompt is a constant, and its padding leaves
 
 They act on a copy of the stage's structure that shares its weights: the model, its loss, its probes and its checkpoint
 stay as they are, and the parity gate judges the final graph against the untrimmed model in float64.
@@ -24,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from compress.costs import CPU_ATTENTION
 from compress.export.closed_tasks import close, token_ids
 from compress.export.errors import ExportError
-from compress.export.graph_cost import graph_flops, weight_bytes
+from compress.export.one_task import fold, fold_graph
+from compress.export.work import count_model, stored_bytes
 from compress.export.zeros import skip_zeros
 from compress.models.base import ExportStage
 from compress.models.closed_table import sharing_copy
@@ -102,8 +104,15 @@ class Trimmed:
     spec: TrimSpec
     saved: list[Saved] = field(default_factory=list)
 
+    @property
+    def told(self) -> bool:
+        """Whether the prompt is a constant inside: any other makes NaN."""
+        return any(saved.name == "prompt" and saved.what for saved in self.saved)
+
     def rewrite(self, model: ir.Model) -> None:
         """For the exporter, before anything is checked: the trims of the graph, in place."""
+        if self.told:
+            fold_graph(model)
         if "kv" not in self.spec.names:
             return
         before, nodes = _of_graph(model), _nodes(model)
@@ -148,6 +157,10 @@ def trimmed(stage: ExportStage, specs: Mapping[str, Any], tokenizer: bytes, spec
         prompt = replace(prompt, tasks=chosen.tasks)
         kept = token_ids(tokenizer, prompt, specs["observation"].state.dim)
         done("tasks", lambda: (close(stage, module, kept),))
+    if len(chosen.tasks) == 1:
+        before = module_cost(module, stage.example_inputs)
+        module, what = fold(module, stage.example_inputs, tokenizer, prompt)
+        saved.append(Saved("prompt", (what,) if what else (), before, module_cost(module, stage.example_inputs)))
     return Trimmed(replace(stage, module=module), prompt, chosen, saved)
 
 
@@ -169,7 +182,10 @@ def module_cost(module: nn.Module, example: Mapping[str, Tensor]) -> Cost:
 
 
 def _of_graph(model: ir.Model) -> Cost:
-    return Cost(weight_bytes(model), graph_flops(model))
+    try:
+        return Cost(stored_bytes(model), count_model(model).flops)
+    except ExportError:  # an open batch
+        return Cost(stored_bytes(model), None)
 
 
 def _nodes(model: ir.Model) -> int:

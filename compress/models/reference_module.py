@@ -107,8 +107,16 @@ class ReferenceModule(nn.Module):
         # Every token sees every real token, forwards and backwards.
         blocked = torch.zeros_like(seen, dtype=tokens.dtype).masked_fill(~seen, torch.finfo(tokens.dtype).min)
         mask = blocked[:, None, None, :].expand(batch, 1, tokens.shape[1], tokens.shape[1])
-        hidden = self.language(inputs_embeds=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-        return self.head(self.read_rows(hidden))
+        positions = self._places(images.shape[1] + 1, words.shape[1], tokens.device)
+        hidden = self.language(inputs_embeds=tokens, attention_mask=mask, position_ids=positions, use_cache=False)
+        return self.head(self.read_rows(hidden.last_hidden_state))
+
+    def _places(self, ahead: int, words: int, device: torch.device) -> Tensor | None:
+        """Positions (1, L) of a prompt without its padding, as they are with it; None for a prompt of full length."""
+        if words == self.config.max_tokens:
+            return None
+        front, slots = torch.arange(ahead + words, device=device), torch.arange(self.config.horizon, device=device)
+        return torch.cat([front, ahead + self.config.max_tokens + slots])[None]
 
     def _see(self, pixels: Tensor) -> Tensor:
         """(B, C, 3, H, W) -> (B, C * N, W): patches of each camera, merged two by two."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from compress.atomic import write_atomic
@@ -39,7 +40,13 @@ def corpus() -> list[str]:
 
 
 def build(path: Path, vocab_size: int) -> None:
-    """Train on `corpus` and write `tokenizer.json`; the same input gives the same bytes."""
+    """Write `tokenizer.json`."""
+    write_atomic(path, lambda stream: stream.write(trained(vocab_size)))
+
+
+@functools.cache
+def trained(vocab_size: int) -> bytes:
+    """Bytes of a `tokenizer.json` trained on `corpus`; the same input gives the same bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -53,4 +60,5 @@ def build(path: Path, vocab_size: int) -> None:
     )
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
-    write_atomic(path, lambda stream: stream.write(tokenizer.to_str(pretty=True).encode()))
+    text: str = tokenizer.to_str(pretty=True)
+    return text.encode()

@@ -21,7 +21,8 @@ from compress.stages.context import Context, sections
 from compress.stages.probe import SCORES, load_scores
 
 if TYPE_CHECKING:
-    from compress.models.base import Batch, VlaModel
+    from compress.export.onnx_export import ExportedGraph
+    from compress.models.base import Batch, ExportStage, VlaModel
 
 PLANS, COSTS = "plan.json", "costs.json"
 
@@ -30,7 +31,10 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     """Model and plan; where a latency counts, also how it is measured."""
     found = sections(recipe, "model", "plan")
     if latency_budget(recipe.plan) is not None:
-        found["measured"] = {"threads": recipe.export.threads, "rounds": recipe.export.bench_runs}
+        export = recipe.export
+        tasks = export.tasks if isinstance(export.tasks, str) else list(export.tasks)
+        form = [export.precision, export.sampler, export.opset, list(export.trims), tasks]
+        found["measured"] = {"threads": export.threads, "rounds": export.bench_runs, "graph": form}
     return found
 
 
@@ -88,17 +92,25 @@ def counted(ctx: Context, model: VlaModel, batch: Batch, specs: Sequence[PlanSpe
     from compress.costs import Timing, measure
     from compress.export.onnx_export import export_stage
     from compress.export.options import GraphOptions
+    from compress.export.trims import TrimSpec, trimmed
+    from compress.stages.tasks import closed_prompt
     from compress.stages.trim import whole
 
     parts = [(spec.role, spec.part, spec.form) for spec in specs]
     export = ctx.recipe.export
     known: dict[tuple[str, str, str], Timing] = {}
     if timed:
+        about, tokenizer = model.specs(), model.side_files()
+        trims = TrimSpec(export.trims, closed_prompt(ctx.recipe, about["prompt"]).tasks or ())
+
+        def written(stage: ExportStage, folder: Path) -> ExportedGraph:
+            """As the export stage will: what is trimmed there must not be timed here."""
+            small = trimmed(stage, about, tokenizer[about["prompt"].tokenizer_file], trims)
+            return export_stage(small.stage, folder, options=GraphOptions.of(export), rewrite=small.rewrite)
+
         known = engine_timings(
-            lambda: whole(ctx, gpu=False), batch, parts,
-            lambda stage, folder: export_stage(stage, folder, options=GraphOptions.of(export)),
-            export.bench_runs, export.threads, ctx.say,
-        )  # fmt: skip
+            lambda: whole(ctx, gpu=False), batch, parts, written, export.bench_runs, export.threads, ctx.say
+        )
     return tuple(
         measure(model, batch, role, part, (lambda *_, key=(role, part, form): known[key]) if timed else None, form)
         for role, part, form in parts

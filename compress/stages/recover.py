@@ -41,7 +41,7 @@ def run(ctx: Context) -> Result:
     if stock:
         model.save_stock(ctx.folder / STOCK)
     facts = {
-        "stock": stock,
+        "stock": "written" if stock else "none: no stock loader builds this network",
         "steps": done.steps,
         "loss_before": round(done.loss_before, 5),
         "loss_after": round(done.loss_after, 5),

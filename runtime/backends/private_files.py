@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.contract.regular_file import FILE_FLAGS, read_open
 from runtime.errors import BackendError
 
 STAGING = ".staging-"
@@ -50,15 +51,15 @@ def check_private(path: Path, found: os.stat_result, *, folder: bool) -> None:
 def read_private(path: Path, limit: int) -> bytes:
     """The whole file through one descriptor, so that what was checked is what is read; BackendError, OSError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, FILE_FLAGS)
     except OSError as error:
         raise BackendError(f"{path}: cannot be opened as a regular file ({error.strerror})") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(stream.fileno())
-        check_private(path, found, folder=False)
-        if found.st_size > limit:
-            raise BackendError(f"{path}: found {found.st_size} bytes, expected at most {limit}")
-        return stream.read()
+    with open(descriptor, "rb") as stream:
+        check_private(path, os.fstat(descriptor), folder=False)
+        try:
+            return read_open(stream, path, limit)
+        except OSError as error:
+            raise BackendError(str(error)) from error
 
 
 def write_synced(path: Path, *parts: bytes | memoryview) -> None:

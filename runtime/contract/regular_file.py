@@ -12,10 +12,11 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 _BLOCK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,18 @@ def identity(root: Path, path: str) -> FileIdentity:
 
 def read_bounded(root: Path, path: str, limit: int) -> bytes:
     """Content of a regular file of at most `limit` bytes; OSError if it is larger, irregular, a link or not there."""
-    descriptor = open_beneath(root, path)
-    with open(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            raise OSError(f"{root / path}: found {status.st_size} bytes, expected a regular file of at most {limit}")
-        data = stream.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(f"{root / path}: grew beyond {limit} bytes while it was read")
+    with open(open_beneath(root, path), "rb") as stream:
+        return read_open(stream, root / path, limit)
+
+
+def read_open(stream: BinaryIO, path: Path, limit: int) -> bytes:
+    """Content of an open file, as `read_bounded`; `path` is for the message."""
+    status = os.fstat(stream.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+        raise OSError(f"{path}: found {status.st_size} bytes, expected a regular file of at most {limit}")
+    data = stream.read(status.st_size + 1)
+    if len(data) > status.st_size:
+        raise OSError(f"{path}: grew beyond {status.st_size} bytes while it was read")
     return data
 
 
@@ -88,7 +93,7 @@ def open_beneath(root: Path, path: str) -> int:
             inner = os.open(folder, _FOLDER, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = inner
-        return os.open(name, _FILE, dir_fd=descriptor)
+        return os.open(name, FILE_FLAGS, dir_fd=descriptor)
     finally:
         os.close(descriptor)
 

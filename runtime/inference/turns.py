@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from runtime.errors import BackendError
 
 Answer = dict[str, Any]
+TIMEOUT_S = 900.0  # for one line: torch.compile of a big network takes minutes, a deadlock takes for ever
 STARTED_AT = "DROPGATE_STARTED_AT"  # monotonic [s]: when the parent started the child
 LAST_WORDS = 400
 
@@ -27,57 +30,79 @@ LAST_WORDS = 400
 class Contender:
     """A child process that answers questions; `ready` is what it said first."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:  # fmt: skip
         """Start it with this process's module paths.
 
         Args:
             name: for messages.
             command: arguments of the Python interpreter.
             environment: added to this process's own.
+            timeout_s: [s] how long any one line of it may take.
         """
         kept = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        self.name = name
+        self.name, self.timeout_s, self._heard = name, timeout_s, b""
         self._errors = tempfile.TemporaryFile("w+b")  # noqa: SIM115  `close` closes it
         self._process = subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            text=True,
             env={**kept, **(environment or {}), STARTED_AT: str(time.monotonic())},
         )
         self.ready: Answer = {}
 
     def wait_ready(self) -> Answer:
-        """What it says once it is ready, however often asked; BackendError with its last words if it dies first."""
+        """What it says once it is ready, however often asked; BackendError with its last words if it dies or hangs."""
         if not self.ready:
             self.ready = self._read()
         return self.ready
 
     def ask(self, question: Mapping[str, Any]) -> Answer:
-        """Its answer; BackendError with its last words if it died."""
+        """Its answer; BackendError with its last words if it died, or is ended because it takes too long."""
         assert self._process.stdin is not None  # opened as a pipe
         try:
-            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
         except OSError as error:
             raise self._dead() from error
         return self._read()
 
     def _read(self) -> Answer:
+        """The next line, read past the stream's own buffer so that waiting for it can end."""
         assert self._process.stdout is not None  # opened as a pipe
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._dead()
+        pipe, until = self._process.stdout.fileno(), time.monotonic() + self.timeout_s
+        while b"\n" not in self._heard:
+            if not select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise self._hangs()
+            block = os.read(pipe, 1 << 16)
+            if not block:
+                raise self._dead()
+            self._heard += block
+        line, _, self._heard = self._heard.partition(b"\n")
         answer: Answer = json.loads(line)
         return answer
 
     def _dead(self) -> BackendError:
         code = self._process.wait()
+        return BackendError(f"{self.name}: its process ended with code {code}: {self._last_words()}")
+
+    def _hangs(self) -> BackendError:
+        """Ended, because a late answer would be taken for that to the next question."""
+        self._process.kill()
+        self._process.wait()
+        return BackendError(
+            f"{self.name}: found no answer within {self.timeout_s:g} s, so its process was ended; its last words: "
+            f"{self._last_words()}. Run it alone: python -m runtime bench ARTIFACT --runs 1"
+        )
+
+    def _last_words(self) -> str:
         size = os.fstat(self._errors.fileno()).st_size
         text = os.pread(self._errors.fileno(), LAST_WORDS, max(0, size - LAST_WORDS)).decode("utf-8", "replace")
         words = [line.strip() for line in text.splitlines() if line.strip()]
-        return BackendError(f"{self.name}: its process ended with code {code}: {words[-1] if words else 'no message'}")
+        return words[-1] if words else "no message"
 
     def close(self) -> None:
         """End it; more calls are harmless."""
@@ -85,7 +110,8 @@ class Contender:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):  # a question that nobody read
+                    stream.close()
 
 
 def take_turns(
@@ -94,7 +120,7 @@ def take_turns(
     """Answers of `warm_up` first calls of each, and of `rounds` calls in turns; the question is `{"call": number}`.
 
     Raises:
-        BackendError: one of them died.
+        BackendError: one of them died or hangs.
     """
     first: dict[str, list[Answer]] = {name: [] for name in contenders}
     timed: dict[str, list[Answer]] = {name: [] for name in contenders}
