@@ -67,8 +67,9 @@ def _judged_tasks(artifact: Artifact, report: str) -> tuple[str, ...]:
         raise SigningError(f"{artifact.root}: the manifest says promote, {report} says {told!r}; seal it again")
     plan: Any = data.get("plan")
     tasks = plan.get("tasks") if isinstance(plan, dict) else None
-    sentences = [task.get("sentence") for task in tasks if isinstance(task, dict)] if isinstance(tasks, list) else []
-    if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
+    listed = tasks if isinstance(tasks, list) else []
+    sentences = [str(task["sentence"]) for task in listed if isinstance(task, dict) and task.get("sentence")]
+    if not sentences or len(sentences) != len(listed):
         raise SigningError(
             f"{artifact.root}: {report} names no judged tasks (plan.tasks[].sentence); run: compress gate"
         )

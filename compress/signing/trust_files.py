@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from compress.atomic import write_atomic
 from compress.signing.errors import SigningError
@@ -66,7 +67,8 @@ def revoke(directory: Path, kind: str, identity: str, reason: str, now: datetime
         if identity in before:
             return False
         stamp = max(format_utc(now), store.revoked.updated_at)
-        changed = replace(store.revoked, **{field: tuple(sorted((*before, identity))), "updated_at": stamp})
+        lists: dict[str, Any] = {field: tuple(sorted((*before, identity)))}
+        changed = replace(store.revoked, **lists, updated_at=stamp)
         _write(directory / REVOKED_FILE, changed.to_json())
         _log(directory / LOG_FILE, {"at": stamp, "kind": kind, "id": identity, "reason": reason.strip()})
         return True
