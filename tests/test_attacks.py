@@ -7,6 +7,7 @@ The same mutations by the thousand: benchmarks/attack_suite.py.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import attack_mutations
@@ -14,8 +15,14 @@ import pytest
 from attack_bundles import ACCEPTED, Bundle, bundles
 from attack_list import ATTACKS
 from attack_run import false_refusals
-from attacks import Attack
-from signing_factory import nothing_revoked, write_trust
+from attacks import BUILD, RELEASE, Attack
+from signing_factory import NOW, nothing_revoked, write_trust
+
+from runtime.contract.signed import SignedVerifier
+from runtime.contract.trust_store import TrustStore
+from runtime.errors import ArtifactError, GateRefusedError
+from runtime.inference.golden import golden_parity
+from runtime.inference.policy import Policy
 
 GOOD = 20
 
@@ -68,3 +75,19 @@ def test_mutation_that_is_accepted_would_be_seen(
     monkeypatch.setattr("runtime.contract.signed.SignedVerifier.verify", lambda *given: None)
     found = attack_mutations.run(good, 33, 0, tmp_path)
     assert {case["kind"] for case in found.accepted} >= {"payload edited", "clock", "revoked"}
+
+
+def test_released_policy_loads_and_an_unsigned_one_does_not(good: list[Bundle], tmp_path: Path) -> None:
+    """Through the door that the robot uses, up to its answer."""
+    case = good[1].write(tmp_path)
+    verifier = SignedVerifier(TrustStore.load(case.trust), lambda: NOW)
+    with Policy.load(case.artifact, verifier=verifier) as policy:
+        assert golden_parity(policy).ok
+    (case.artifact / RELEASE).unlink()
+    with pytest.raises(GateRefusedError, match="not released"):
+        Policy.load(case.artifact, verifier=verifier)
+    with Policy.load(case.artifact, verifier=replace(verifier, require_release=False)) as policy:  # shadow mode
+        assert golden_parity(policy).ok
+    (case.artifact / BUILD).unlink()
+    with pytest.raises(ArtifactError, match="unsigned"):
+        Policy.load(case.artifact, verifier=replace(verifier, require_release=False))
