@@ -72,6 +72,8 @@ def copy_of_tree(tmp_path: Path) -> Path:
         ("runtime/contract/spec.py", "import compress", "compress may know runtime"),
         ("runtime/errors.py", "import runtime.contract.spec", "runtime: from the tick down"),
         ("runtime/contract/manifest.py", "import onnxruntime", "each library has one wrapper file"),
+        ("runtime/contract/signed.py", "import cryptography", "each library has one wrapper file"),
+        ("compress/signing/key_files.py", "import cryptography", "keys and signatures go through"),
         ("compress/models/base.py", "import compress.dtr", "compress: from the command line down"),
         ("compress/recipe.py", "import runtime.backends", "only export and gate exercise more of runtime"),
         ("compress/recipe.py", "import transformers", "transformers stays in the model adapters"),

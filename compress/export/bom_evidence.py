@@ -80,8 +80,8 @@ def _of_panel(panel: Mapping[str, Any]) -> list[Metric]:
         if isinstance(told, dict) and _number(told.get("rate")):
             low, high = _pair(told.get("wilson95"))
             found.append(Metric(kind, f"{arm}, {name}", told["rate"], low, high))
-    difference = panel.get("difference")
-    if isinstance(difference, dict) and _number(difference.get("mean")):
+    difference: Any = panel.get("difference")
+    if isinstance(difference, dict) and "mean" in difference and _number(difference["mean"]):
         low, high = _pair([difference.get("lower"), difference.get("upper")])
         found.append(Metric("paired difference", name, difference["mean"], low, high))
     elif _number(difference):
