@@ -45,9 +45,11 @@ class Bundle:
         """Lay it down in a new folder, with the permissions that a station asks for."""
         for path, data in self.files.items():
             target = root / path
-            target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
             target.chmod(0o644)
+        for folder in (root, root / TRUST):  # whatever the umask
+            folder.chmod(0o755)
         return Case(root, self)
 
 
