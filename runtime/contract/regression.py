@@ -18,6 +18,7 @@ from runtime.errors import ContractError, GateRefusedError
 SCHEMA = "dropgate.regression/1"
 FOLDER_SUFFIX, REPORT = ".regression", "regression.json"
 NEXT = "run: ros2 run dropgate_sim regress ARTIFACT"
+SIMULATED_ROBOTS = ("libero_panda",)  # those of which dropgate_sim has a simulation
 
 
 def regression_folder(artifact: Path) -> Path:
@@ -25,11 +26,11 @@ def regression_folder(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + FOLDER_SUFFIX)
 
 
-def check_regression(artifact: Artifact, robot: str) -> dict[str, Any]:
-    """The report, if it allows motion.
+def check_regression(artifact: Artifact, robot: str, limits_sha256: str) -> dict[str, Any]:
+    """The report, if it allows motion of `robot` within the limits of this digest.
 
     Raises:
-        GateRefusedError: missing, unreadable, of another artifact or robot, or not passed.
+        GateRefusedError: missing, unreadable, of another artifact or robot, with other limits, or not passed.
     """
     path = regression_folder(artifact.root) / REPORT
     try:
@@ -43,6 +44,7 @@ def check_regression(artifact: Artifact, robot: str) -> dict[str, Any]:
         "artifact_id": artifact.manifest.artifact_id,
         "policy_id": artifact.manifest.policy_id,
         "robot": robot,
+        "limits_sha256": limits_sha256,
         "verdict": "pass",
     }
     found = report if isinstance(report, dict) else {}
