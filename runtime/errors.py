@@ -7,6 +7,7 @@ Messages say what was found, what was expected, what is available, and the next 
 from __future__ import annotations
 
 INSTALL_ONNX = 'pip install -e ".[onnx]" in the DropGate checkout'
+INSTALL_SIGNING = 'pip install -e ".[signing]" in the DropGate checkout'
 
 
 class DropGateRuntimeError(Exception):
@@ -25,6 +26,13 @@ class GateRefusedError(ArtifactError):
     """The artifact is intact but its gate verdict does not allow this use.
 
     Fixed by running the gate, or by a better plan.
+    """
+
+
+class TrustError(DropGateRuntimeError):
+    """The station's trust store is missing, unsafe or damaged, or signatures cannot be checked here at all.
+
+    Fixed by whoever administers the station.
     """
 
 

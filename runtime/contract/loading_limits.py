@@ -27,6 +27,13 @@ FILE_BYTES: dict[FileRole, int] = {
     FileRole.BOM: 64 * MIB,
 }
 
+# signatures and the station's trust store
+ENVELOPE_BYTES = 256 * KIB  # one signature with what it says
+SIGNED_TASKS = 1024
+SIGNED_TEXT = 256  # characters of a name
+TRUST_BYTES = MIB
+TRUST_ENTRIES = 4096  # keys, or revoked things of one kind
+
 # JSON
 JSON_BYTES = 64 * MIB
 JSON_DEPTH = 64  # brackets inside brackets
