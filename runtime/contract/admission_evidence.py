@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From directories to a decision: read trust store, station policy, signatures, gate report and regression, then `admit`.
+"""From directories to a decision: read trust store, station policy, signatures, gate report, regression; then `admit`.
 
 Everything but the artifact's large files is read again at each call, so a revocation counts at the next arming.
 """
@@ -50,14 +50,12 @@ def decide(
     store = _or_error(lambda: TrustStore.load(_given(trust, NO_TRUST)))
     demands = _or_error(lambda: StationPolicy.load(_given(policy, NO_POLICY)))
     if not isinstance(artifact, Artifact):
-        missing = ArtifactError("the artifact cannot be read")
-        return admit(artifact, missing, missing, demands, station, now, regression=missing).plus(_store(store))
+        failed = store if isinstance(store, DropGateRuntimeError) else None
+        return admit(artifact, failed, None, demands, station, now, regression=None)
     signed: Signed | DropGateRuntimeError
     if isinstance(store, TrustStore):
         known = store
-        signed = _or_error(
-            lambda: verify_signed(artifact.root, artifact.manifest, artifact.manifest_bytes, known, now)
-        )
+        signed = _or_error(lambda: verify_signed(artifact.root, artifact.manifest, artifact.manifest_bytes, known, now))
         stated = None if isinstance(signed, Signed) else _stated(artifact.root, known)
     else:
         signed, stated = store, None
@@ -86,12 +84,6 @@ def _or_error(get: Callable[[], T]) -> T | DropGateRuntimeError:
         return error
     except OSError as error:
         return ArtifactError(str(error))
-
-
-def _store(store: TrustStore | DropGateRuntimeError) -> Check:
-    if isinstance(store, DropGateRuntimeError):
-        return Check("trust store", False, str(store), "")
-    return Check("trust store", True, "good", "")
 
 
 def _stated(root: Path, trust: TrustStore) -> ReleaseStatement | None:

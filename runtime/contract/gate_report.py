@@ -109,9 +109,13 @@ def parse_gate_report(data: bytes, summary: GateSummary, policy_id: str) -> Gate
     fits = isinstance(schema, str) and schema.startswith("dropgate.gate/")
     check.require(fits, "schema", _short(schema), "dropgate.gate/<number>")
     verdict = content.get("verdict")
-    check.require(verdict == summary.verdict.value, "verdict", _short(verdict), f"the manifest's {summary.verdict.value}")
+    check.require(
+        verdict == summary.verdict.value, "verdict", _short(verdict), f"the manifest's {summary.verdict.value}"
+    )
     judged = _at(content, "arms", "candidate").get("policy_id")
-    check.require(judged == policy_id, "arms.candidate.policy_id", _short(judged), f"{policy_id}: another policy's report")
+    check.require(
+        judged == policy_id, "arms.candidate.policy_id", _short(judged), f"{policy_id}: another policy's report"
+    )
     if "panels" not in content:
         return GateReport({PRIMARY: _from_paired(content)}, derived=True)
     entries = content["panels"]
@@ -132,17 +136,21 @@ def _panel(entry: Any, where: str) -> PanelResult:
     difference = entry.get("difference")
     bounds = difference if isinstance(difference, dict) else {}
     return _result(
-        entry, where, planned=entry.get("planned"), lower=_bound(bounds, "lower", -1.0), upper=_bound(bounds, "upper", 1.0)
+        entry,
+        where,
+        planned=entry.get("planned"),
+        lower=_bound(bounds, "lower", -1.0),
+        upper=_bound(bounds, "upper", 1.0),
     )
 
 
 def _from_paired(content: dict[str, Any]) -> PanelResult:
     """`in_distribution` of an old report: passing at its margin is all that is known of the difference."""
-    paired = content.get("paired")
-    check.require(isinstance(paired, dict), "panels", "neither panels nor a paired test", "the panels of a gate")
+    paired = _at(content, "paired")
+    check.require(bool(paired), "panels", "neither panels nor a paired test", "the panels of a gate")
     margin = paired.get("margin")
-    number = isinstance(margin, float) and 0.0 < margin < 1.0
-    check.require(number, "paired.margin", _short(margin), "a fraction above 0 and below 1")
+    if not isinstance(margin, float) or not 0.0 < margin < 1.0:
+        raise ContractError(f"paired.margin: found {_short(margin)}, expected a fraction above 0 and below 1")
     passed = paired.get("outcome") == "pass"
     lower = math.nextafter(-margin, 0.0) if passed else -1.0
     entry = {**paired, "name": PRIMARY}
@@ -153,16 +161,14 @@ def _result(entry: Mapping[str, Any], where: str, *, planned: Any, lower: Any, u
     needed = ("name", "margin", "alpha", "pairs", "outcome", "lost", "gained")
     missing = [name for name in needed if name not in entry]
     check.require(not missing, where, f"no {missing}", f"all of {list(needed)}")
-    arms = {}
+    arms: dict[str, Any] = {}
     for arm in ("candidate", "baseline"):
         counted = _at(entry, arm)
         trials = counted.get("trials")
         check.require(trials == entry["pairs"], f"{where}.{arm}.trials", _short(trials), f"{entry['pairs']!r} (pairs)")
         arms[arm] = counted.get("successes")
     try:
-        return PanelResult(
-            **{name: entry[name] for name in needed}, **arms, planned=planned, lower=lower, upper=upper
-        )
+        return PanelResult(**{name: entry[name] for name in needed}, **arms, planned=planned, lower=lower, upper=upper)
     except ContractError as error:
         raise ContractError(f"{where}: {error}") from None
 

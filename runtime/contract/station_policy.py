@@ -84,7 +84,7 @@ class StationPolicy:
 
     @classmethod
     def load(cls, path: str | Path) -> StationPolicy:
-        """Read the file; ContractError if it is missing, unsafe (see `station_file`) or wrong."""
+        """Read the file; TrustError if it is missing or unsafe (see `station_file`), ContractError if it is wrong."""
         return cls.from_json(read_station_file(Path(path), POLICY_BYTES), str(path))
 
     @classmethod

@@ -112,7 +112,9 @@ def station_limits(
     lists = {name: _plain(numbers[f"joint_{name}"]) for name in ("low", "high", "velocity", "acceleration")}
     arm = tuple(joint_names)[: len(lists["low"])]
     if len(arm) != len(lists["low"]):
-        raise ContractError(f"limits: joint_low has {len(lists['low'])} numbers, the robot has {len(joint_names)} joints")
+        raise ContractError(
+            f"limits: joint_low has {len(lists['low'])} numbers, the robot has {len(joint_names)} joints"
+        )
     return JointLimits(arm, **lists, max_start_jump_rad=_plain(numbers["max_start_jump_rad"]))
 
 
