@@ -87,6 +87,7 @@ def _add_worker(worker: argparse.ArgumentParser) -> None:
     worker.add_argument(
         "--allow-held", action="store_true", help="also load what the gate held back; only for shadow mode"
     )
+    worker.add_argument("--prove", action="store_true", help="answer the golden samples before the first request")
     worker.set_defaults(run=_worker, json=False)
 
 
@@ -175,6 +176,7 @@ def _worker(options: argparse.Namespace) -> Answer:
         threads=options.threads,
         provider=options.provider,
         allow_held=options.allow_held,
+        prove=options.prove,
     )
     return True, dataclasses.asdict(served)
 

@@ -18,6 +18,7 @@ from runtime.errors import ContractError, GateRefusedError
 SCHEMA = "dropgate.regression/1"
 FOLDER_SUFFIX, REPORT = ".regression", "regression.json"
 NEXT = "run: ros2 run dropgate_sim regress ARTIFACT"
+SIMULATED_NAMESPACE = "/dropgate_sim/"  # a simulated arm takes its commands below it, where no real driver listens
 SIMULATED_ROBOTS = ("libero_panda",)  # those of which dropgate_sim has a simulation
 
 

@@ -10,7 +10,9 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 
 from dropgate_controller import reports
-from runtime.control.state import State
+from dropgate_controller.assembly import Loaded
+from runtime.control.controller import Controller
+from runtime.control.state import NotAllowed, State
 from runtime.control.task import Task
 from runtime.telemetry import StopCause
 
@@ -52,6 +54,8 @@ class TaskServer:
 
     def ended(self, task: Task) -> None:
         """The controller's task is over and the arm rests."""
+        if not self._node.moves:
+            self._node.do(_disarm)
         cause, text = task.cause.value, task.text
         self._result = RunTask.Result(
             cause=cause, text=text, chunks=task.chunks, commands=task.commands, rejected_chunks=task.rejected,
@@ -70,9 +74,16 @@ class TaskServer:
 
     def _wanted(self, request: RunTask.Goal) -> GoalResponse:
         loaded = self._node.loaded
-        if loaded is not None and loaded.controller.state is State.ARMED and self._goal is None:
-            return GoalResponse.ACCEPT
-        self._node.get_logger().warning("goal refused: the controller is not armed, or another task is on")
+        why = "the controller is not armed, or another task is on"
+        if loaded is not None and loaded.controller.state is _ready(loaded) and self._goal is None:
+            try:
+                loaded.gatekeeper.may_begin(request.instruction)
+            except NotAllowed as error:
+                why = str(error)
+                self._node.publish_status()
+            else:
+                return GoalResponse.ACCEPT
+        self._node.get_logger().warning(f"goal refused: {why}")
         return GoalResponse.REJECT
 
     def _begin(self, goal: ServerGoalHandle) -> None:
@@ -81,10 +92,22 @@ class TaskServer:
         self._goal, self._began_s = goal, node.now_s()
         goal.execute()
         scale = request.speed_scale or 1.0
-        started, text = node.do(lambda c: c.start(request.instruction, request.max_duration_s, scale))
+        started, text = node.do(lambda c: self._start(c, request.instruction, request.max_duration_s, scale))
         if not started:
             self._result = RunTask.Result(cause=StopCause.NONE.value, text=text)
             self._server.finish(goal)
+
+    def _start(self, controller: Controller, *task: Any) -> None:
+        """In shadow mode nothing is ever armed from outside: the loop runs for the length of the task."""
+        if self._node.moves:
+            controller.start(*task)
+            return
+        controller.arm(True)
+        try:
+            controller.start(*task)
+        except NotAllowed:
+            controller.arm(False)
+            raise
 
     def _cancelled(self, goal: ServerGoalHandle) -> CancelResponse:
         self._node.do(lambda controller: controller.cancel())
@@ -109,3 +132,13 @@ class TaskServer:
                 return
             message = reports.feedback(node.loaded, node.now_s())
         goal.publish_feedback(message)
+
+
+def _ready(loaded: Loaded) -> State:
+    """The state in which a goal is taken: a shadow is never armed."""
+    return State.ARMED if loaded.station.enable_motion else State.IDLE
+
+
+def _disarm(controller: Controller) -> None:
+    if controller.state is State.ARMED:
+        controller.arm(False)
