@@ -54,8 +54,7 @@ class TaskServer:
 
     def ended(self, task: Task) -> None:
         """The controller's task is over and the arm rests."""
-        if not self._node.moves:
-            self._node.do(_disarm)
+        self._rest()
         cause, text = task.cause.value, task.text
         self._result = RunTask.Result(
             cause=cause, text=text, chunks=task.chunks, commands=task.commands, rejected_chunks=task.rejected,
@@ -76,15 +75,28 @@ class TaskServer:
         loaded = self._node.loaded
         why = "the controller is not armed, or another task is on"
         if loaded is not None and loaded.controller.state is _ready(loaded) and self._goal is None:
-            try:
-                loaded.gatekeeper.may_begin(request.instruction)
-            except NotAllowed as error:
-                why = str(error)
-                self._node.publish_status()
-            else:
-                return GoalResponse.ACCEPT
+            why = self._objection(loaded, request.instruction)
+        if not why:
+            return GoalResponse.ACCEPT
+        self._node.publish_status()
         self._node.get_logger().warning(f"goal refused: {why}")
         return GoalResponse.REJECT
+
+    def _objection(self, loaded: Loaded, instruction: str) -> str:
+        """Of the gatekeeper; a shadow, which is never armed from outside, is made ready for this task here."""
+        try:
+            loaded.gatekeeper.may_begin(instruction)
+        except NotAllowed as error:
+            return str(error)
+        if loaded.station.enable_motion:
+            return ""
+        ready, text = self._node.do(lambda controller: controller.arm(True))
+        return "" if ready else text
+
+    def _rest(self) -> None:
+        """A shadow is back where it was before its task."""
+        if not self._node.moves:
+            self._node.do(_disarm)
 
     def _begin(self, goal: ServerGoalHandle) -> None:
         """Start the task; its end comes from the ticks."""
@@ -92,22 +104,11 @@ class TaskServer:
         self._goal, self._began_s = goal, node.now_s()
         goal.execute()
         scale = request.speed_scale or 1.0
-        started, text = node.do(lambda c: self._start(c, request.instruction, request.max_duration_s, scale))
+        started, text = node.do(lambda c: c.start(request.instruction, request.max_duration_s, scale))
         if not started:
+            self._rest()
             self._result = RunTask.Result(cause=StopCause.NONE.value, text=text)
             self._server.finish(goal)
-
-    def _start(self, controller: Controller, *task: Any) -> None:
-        """In shadow mode nothing is ever armed from outside: the loop runs for the length of the task."""
-        if self._node.moves:
-            controller.start(*task)
-            return
-        controller.arm(True)
-        try:
-            controller.start(*task)
-        except NotAllowed:
-            controller.arm(False)
-            raise
 
     def _cancelled(self, goal: ServerGoalHandle) -> CancelResponse:
         self._node.do(lambda controller: controller.cancel())
