@@ -24,6 +24,7 @@ from runtime.contract.utc_time import format_utc
 from runtime.errors import DropGateRuntimeError
 
 SCHEMA = "dropgate.admission/1"
+GOLDEN = "golden parity"  # the check that only whoever runs the engine can add
 
 
 @dataclass(frozen=True)

@@ -55,3 +55,14 @@ def check_regression(artifact: Artifact, robot: str, limits_sha256: str) -> dict
                 f"simulation regression: {path} has {name} {found.get(name)!r}, expected {wanted!r}; {NEXT}"
             )
     return found
+
+
+def limits_of_regression(artifact: Artifact) -> str:
+    """Digest of the limits that the regression beside the artifact ran with; empty if none says so. No verdict."""
+    path = regression_folder(artifact.root) / REPORT
+    try:
+        report = parse_json(read_bounded(path.parent, path.name, JSON_BYTES), REPORT)
+    except (OSError, ContractError):
+        return ""
+    found = report.get("limits_sha256") if isinstance(report, dict) else None
+    return found if isinstance(found, str) else ""
