@@ -318,6 +318,10 @@ def test_a_report_of_another_policy_verdict_or_order_is_refused(tmp_path: Path) 
     assert "panels[0]" in headless.reasons[0]
     failing = make_cell(tmp_path / "d", [panel("in_distribution", outcome="undecided"), panel("robot_pose")]).ask()
     assert "as the verdict is promote" in failing.reasons[0]
+    quiet = {"level": "task", "name": "stack", "lost": 1, "gained": 1, "pairs": 9, "p": 1.0, "p_holm": 1.0}
+    assert make_cell(tmp_path / "e", None, vetoes=[{**quiet, "vetoed": False}]).ask().admitted
+    vetoed = make_cell(tmp_path / "f", None, vetoes=[{**quiet, "vetoed": True}]).ask()
+    assert "vetoes" in vetoed.reasons[0]
 
 
 def test_thresholds_of_the_report_decide_nothing(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def parse_gate_report(data: bytes, summary: GateSummary, policy_id: str) -> Gate
     if summary.verdict is Verdict.PROMOTE:
         outcome = results[0].outcome
         check.require(outcome == "pass", f"{PRIMARY} outcome", outcome, "pass, as the verdict is promote")
+        check.require(not _vetoed(content), "vetoes", "one that speaks", "none, as the verdict is promote")
     return GateReport({result.name: result for result in results}, derived=False)
 
 
@@ -171,6 +172,12 @@ def _result(entry: Mapping[str, Any], where: str, *, planned: Any, lower: Any, u
         return PanelResult(**{name: entry[name] for name in needed}, **arms, planned=planned, lower=lower, upper=upper)
     except ContractError as error:
         raise ContractError(f"{where}: {error}") from None
+
+
+def _vetoed(content: Mapping[str, Any]) -> bool:
+    """Did a suite or a task lose too much? What is no veto of the known form counts as one."""
+    vetoes = content.get("vetoes", [])
+    return not isinstance(vetoes, list) or any(_at({"veto": v}, "veto").get("vetoed") is not False for v in vetoes)
 
 
 def _bound(bounds: Mapping[str, Any], name: str, unknown: float) -> Any:

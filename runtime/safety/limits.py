@@ -132,12 +132,14 @@ def _plain(value: Any) -> Any:
 
 
 def _floats(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers as float, so that 1 and 1.0 are one; names as they are."""
+    """Numbers as float, so that 1 and 1.0 are one; names and what is not set as they are."""
 
     def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _floats(value)
         if isinstance(value, (list, tuple)):
             return [plain(item) for item in value]
-        return value if isinstance(value, str) else float(value)
+        return value if value is None or isinstance(value, (str, bool)) else float(value)
 
     return {name: plain(value) for name, value in fields.items()}
 
