@@ -63,8 +63,8 @@ POLICY = demands(panels={"in_distribution": {"margin": 0.03, "alpha": 0.05, "min
 
 def station_facts() -> StationFacts:
     """What a controller with PARAMETERS says of itself."""
-    numbers = {name.removeprefix("limits."): value for name, value in PARAMETERS.items()}
-    limits = limits_digest(station_limits("twist", numbers, PARAMETERS["joints.names"]))
+    number = {name.removeprefix("limits."): value for name, value in PARAMETERS.items()}.__getitem__
+    limits = limits_digest(station_limits("twist", number, PARAMETERS["joints.names"]))
     return StationFacts(PARAMETERS["robot"], limits, ("agentview", "wrist"), policy_spec().action.dt_s)
 
 

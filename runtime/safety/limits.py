@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,28 +94,27 @@ class Timing:
 
 
 def station_limits(
-    interface: str, numbers: Mapping[str, Any], joint_names: Sequence[str]
+    interface: str, number: Callable[[str], Any], joint_names: Sequence[str]
 ) -> CartesianLimits | JointLimits:
     """The limits that belong to a command interface.
 
     Args:
         interface: `twist`, or `joint_trajectory`.
-        numbers: the robot's parameters below `limits.`, by name.
+        number: gives the robot's parameter below `limits.` of this name, or raises.
         joint_names: the robot's joints, those of the arm first.
 
     Raises:
-        ContractError: limits without sense. KeyError: one is missing.
+        ContractError: limits without sense. What `number` raises.
     """
     if interface == "twist":
-        given = {name: numbers[name] for name in CartesianLimits.__dataclass_fields__}
-        return CartesianLimits(**{name: _plain(value) for name, value in given.items()})
-    lists = {name: _plain(numbers[f"joint_{name}"]) for name in ("low", "high", "velocity", "acceleration")}
+        return CartesianLimits(**{name: _plain(number(name)) for name in CartesianLimits.__dataclass_fields__})
+    lists = {name: _plain(number(f"joint_{name}")) for name in ("low", "high", "velocity", "acceleration")}
     arm = tuple(joint_names)[: len(lists["low"])]
     if len(arm) != len(lists["low"]):
         raise ContractError(
             f"limits: joint_low has {len(lists['low'])} numbers, the robot has {len(joint_names)} joints"
         )
-    return JointLimits(arm, **lists, max_start_jump_rad=_plain(numbers["max_start_jump_rad"]))
+    return JointLimits(arm, **lists, max_start_jump_rad=_plain(number("max_start_jump_rad")))
 
 
 def limits_digest(limits: CartesianLimits | JointLimits, timing: Timing | None = None) -> str:

@@ -243,10 +243,7 @@ def evidence_dir(node: Node) -> Path:
 
 
 def _limits(node: Node, kind: CommandKind, joints: tuple[str, ...]) -> CartesianLimits | JointLimits:
-    names = (*CartesianLimits.__dataclass_fields__, "max_start_jump_rad")
-    if kind is not CommandKind.TWIST:
-        names = ("joint_low", "joint_high", "joint_velocity", "joint_acceleration", "max_start_jump_rad")
-    return station_limits(kind.value, {name: _value(node, f"limits.{name}") for name in names}, joints)
+    return station_limits(kind.value, lambda name: _value(node, f"limits.{name}"), joints)
 
 
 def _path(node: Node, name: str) -> Path | None:
