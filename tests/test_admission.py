@@ -30,12 +30,14 @@ from signing_factory import NOW, SERIAL, nothing_revoked, people, trusted
 
 from runtime.contract.admission import Admission
 from runtime.contract.admission_evidence import untouched
+from runtime.contract.conventions import Verdict
 from runtime.contract.decision_log import log_decision
-from runtime.contract.manifest import SIGNATURES_DIR
+from runtime.contract.gate_report import parse_gate_report
+from runtime.contract.manifest import SIGNATURES_DIR, GateSummary
 from runtime.contract.regression import regression_folder
 from runtime.contract.trust_store import Role
 from runtime.contract.utc_time import format_utc
-from runtime.errors import TrustError
+from runtime.errors import ContractError, TrustError
 
 pytest.importorskip("cryptography", reason="signatures need cryptography. Next: make install-dev")
 
@@ -370,6 +372,34 @@ def test_a_damaged_artifact_is_one_reason_and_the_rest_unknown(tmp_path: Path) -
     assert failed(found) == ["artifact"]
     assert "policy.onnx" in found.reasons[0]
     assert not found.admitted
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+ID = "a" * 64
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(sorted(panel("robot_pose"))), JSON, st.sampled_from(["entry", "report", "difference", "baseline"])
+)
+def test_whatever_stands_in_a_report_is_an_answer_or_a_refusal(key: str, value: object, where: str) -> None:
+    summary = GateSummary(Verdict.PROMOTE, "passed", ID, "evidence/gate.json", ID)
+    entry = panel("robot_pose")
+    report = json.loads(gate_json(ID, [panel("in_distribution"), entry]))
+    place = {"entry": entry, "report": report}.get(where) or entry[where]
+    place[key if where == "entry" else sorted(place)[len(key) % len(place)]] = value
+    if where != "report":
+        report["panels"][1] = entry
+    try:
+        found = parse_gate_report(json.dumps(report).encode(), summary, ID)
+    except ContractError:
+        return
+    assert all(-1.0 <= result.lower <= result.upper <= 1.0 for result in found.panels.values())
+    assert all(0 <= result.baseline <= result.pairs <= result.planned for result in found.panels.values())
 
 
 # tasks ---------------------------------------------------------------------------------------------------------------

@@ -14,32 +14,19 @@ from typing import Any
 
 from runtime.contract.artifact import Artifact
 from runtime.contract.conventions import Verdict
+from runtime.contract.finding import Check, had
 from runtime.contract.gate_report import GateReport
+from runtime.contract.panel_checks import panel_checks
 from runtime.contract.regression import SIMULATED_ROBOTS
 from runtime.contract.signed import Signed
 from runtime.contract.spec import PromptSpec
 from runtime.contract.statements import ReleaseStatement
-from runtime.contract.station_policy import PanelDemand, StationPolicy
+from runtime.contract.station_policy import StationPolicy
 from runtime.contract.utc_time import format_utc
 from runtime.errors import DropGateRuntimeError
 
 SCHEMA = "dropgate.admission/1"
 GOLDEN = "golden parity"  # the check that only whoever runs the engine can add
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that must hold. `ok` None: it could not be looked at, because something before it failed."""
-
-    name: str
-    ok: bool | None
-    found: str
-    expected: str
-
-    @property
-    def reason(self) -> str:
-        """For people: what was found, what was expected."""
-        return f"{self.name}: {self.found}" + (f"; expected {self.expected}" if self.expected else "")
 
 
 @dataclass(frozen=True)
@@ -133,15 +120,15 @@ def admit(
     shown = release or stated
     demands = policy if isinstance(policy, StationPolicy) else None
     checks = [
-        _had("artifact", artifact),
-        _had("station policy", policy),
-        _had("signatures", signed),
+        had("artifact", artifact),
+        had("station policy", policy),
+        had("signatures", signed),
         _verdict(artifact),
         _released(signed),
         *_binding(shown, station),
         _age(shown, demands, now),
-        _had("gate report", gate),
-        *_panels(gate, demands),
+        had("gate report", gate),
+        *panel_checks(gate, demands),
         _regression(regression, demands, station.robot),
     ]
     facts = {
@@ -153,15 +140,6 @@ def admit(
         **_facts(artifact, signed, gate, demands),
     }
     return Admission(tuple(checks), facts, release)
-
-
-def _had(name: str, part: object) -> Check:
-    """A part that is there, or the error in its place."""
-    if isinstance(part, DropGateRuntimeError):
-        return Check(name, False, str(part), "")
-    if part is None:
-        return Check(name, None, "unknown", "")
-    return Check(name, True, "good", "")
 
 
 def _verdict(artifact: Artifact | DropGateRuntimeError) -> Check:
@@ -207,41 +185,6 @@ def _age(release: ReleaseStatement | None, policy: StationPolicy | None, now: da
     return Check("release age", age <= timedelta(days=policy.max_release_days), found, expected)
 
 
-def _panels(gate: GateReport | DropGateRuntimeError | None, policy: StationPolicy | None) -> list[Check]:
-    if policy is None:
-        return [Check("panels", None, "unknown", "those that the station requires")]
-    checks = []
-    for name, demand in policy.panels.items():
-        least = policy.least_baseline(name)
-        if not isinstance(gate, GateReport):
-            checks += [
-                Check(f"panel {name}", None, "unknown", _demand(demand)),
-                Check(f"baseline {name}", None, "unknown", f"at least {least:g}"),
-            ]
-        else:
-            checks += _panel(name, demand, least, gate)
-    return checks
-
-
-def _panel(name: str, demand: PanelDemand, least: float, gate: GateReport) -> Iterable[Check]:
-    result = gate.panels.get(name)
-    if result is None or result.outcome == "not_run":
-        where = "it is from before panels" if gate.derived else f"it has {', '.join(gate.panels)}"
-        found = f"not run (the report: {where})"
-        yield Check(f"panel {name}", False, found, f"{_demand(demand)}; run: compress gate with this panel")
-        yield Check(f"baseline {name}", None, "unknown", f"at least {least:g}")
-        return
-    good = result.lower > -demand.margin and result.alpha <= demand.alpha and result.pairs >= demand.min_pairs
-    found = f"difference above {result.lower:.4f} at alpha {result.alpha:g} from {result.pairs} pairs"
-    yield Check(f"panel {name}", good, found, _demand(demand))
-    rate = result.baseline_rate
-    yield Check(f"baseline {name}", rate >= least, f"rate {rate:.3f}", f"at least {least:g}, or it proves nothing")
-
-
-def _demand(demand: PanelDemand) -> str:
-    return f"above -{demand.margin:g} at alpha {demand.alpha:g} or less from {demand.min_pairs} pairs or more"
-
-
 def _regression(
     report: Mapping[str, Any] | DropGateRuntimeError | None, policy: StationPolicy | None, robot: str
 ) -> Check:
@@ -251,7 +194,7 @@ def _regression(
         can = robot in SIMULATED_ROBOTS
         found = f"not required by the station, {'although' if can else 'because no'} simulation of {robot!r} is there"
         return Check("simulation regression", not can, found, "require_regression true where the robot is simulated")
-    checked = _had("simulation regression", report)
+    checked = had("simulation regression", report)
     if checked.ok is False and robot not in SIMULATED_ROBOTS:
         hint = f"or require_regression false in the station policy: no simulation of {robot!r} is there"
         return replace(checked, expected=f"a pass, {hint}")

@@ -11,9 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.contract.admission import Admission, Check, StationFacts, admit
+from runtime.contract.admission import Admission, StationFacts, admit
 from runtime.contract.artifact import Artifact
 from runtime.contract.dsse import Envelope
+from runtime.contract.finding import Check
 from runtime.contract.gate_report import read_gate_report
 from runtime.contract.loading_limits import ENVELOPE_BYTES
 from runtime.contract.manifest import SIGNATURES_DIR

@@ -25,7 +25,6 @@ from runtime.errors import ContractError, GateRefusedError
 GATE_BYTES = 64 * MIB
 OUTCOMES = ("pass", "fail", "undecided", "not_run")
 NEXT = "judge the artifact again: compress gate"
-_TEXT_LIMIT = 2000
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,9 @@ def _result(entry: Mapping[str, Any], where: str, *, planned: Any, lower: Any, u
     for arm in ("candidate", "baseline"):
         counted = _at(entry, arm)
         trials = counted.get("trials")
-        check.require(trials == entry["pairs"], f"{where}.{arm}.trials", _short(trials), f"{entry['pairs']!r} (pairs)")
+        check.require(
+            trials == entry["pairs"], f"{where}.{arm}.trials", _short(trials), f"{_short(entry['pairs'])!r} (pairs)"
+        )
         arms[arm] = counted.get("successes")
     try:
         return PanelResult(**{name: entry[name] for name in needed}, **arms, planned=planned, lower=lower, upper=upper)

@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.contract.admission import GOLDEN, Admission, Check, StationFacts
+from runtime.contract.admission import GOLDEN, Admission, StationFacts
 from runtime.contract.admission_evidence import decide
 from runtime.contract.artifact import Artifact, read_artifact
+from runtime.contract.finding import Check
 from runtime.contract.regression import limits_of_regression
 from runtime.contract.utc_time import utc_now
 from runtime.errors import DropGateRuntimeError

@@ -13,10 +13,11 @@ from datetime import datetime
 from pathlib import Path
 
 from dropgate_controller.parameters import Station, World
-from runtime.contract.admission import GOLDEN, Admission, Check, StationFacts
+from runtime.contract.admission import GOLDEN, Admission, StationFacts
 from runtime.contract.admission_evidence import decide, untouched
 from runtime.contract.artifact import Artifact
 from runtime.contract.decision_log import log_decision
+from runtime.contract.finding import Check
 from runtime.contract.utc_time import utc_now
 from runtime.control.state import NotAllowed
 from runtime.errors import DropGateRuntimeError, GateRefusedError
