@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def write_atomic(path: Path, write: Callable[[BinaryIO], Any], mode: int | None = None) -> None:
     """Call `write` on a temporary neighbour of `path`, then rename it into place.
+
+    `mode` are its permissions; None takes what an ordinary new file would get.
 
     Raises:
         OSError: nothing was changed at `path` (disk full, no permission).
@@ -23,7 +25,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            os.fchmod(stream.fileno(), 0o666 & ~_umask())
+            os.fchmod(stream.fileno(), 0o666 & ~_umask() if mode is None else mode)
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())

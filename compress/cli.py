@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from compress.reference import commands as reference
-from compress.verbs import bench, convert, data, doctor, gate, import_, report, run, verify
+from compress.verbs import bench, convert, data, doctor, gate, import_, keygen, report, run, seal, trust, verify
 from compress.verbs.answer import ERROR, INTERRUPTED, OK, Answer
 
 EPILOG = """start with:
@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     gate.add_parser(verbs)
     bench.add_parser(verbs)
     verify.add_parser(verbs)
+    keygen.add_parser(verbs)
+    seal.add_parser(verbs)
+    trust.add_parsers(verbs)
     report.add_parser(verbs)
     doctor.add_parser(verbs)
     data.add_parser(verbs)

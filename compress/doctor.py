@@ -64,9 +64,9 @@ providers = ", ".join(onnxruntime.get_available_providers())
 print(f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}; providers: {providers}")
 """
 FILES = """
-import h5py, av, pyarrow, tokenizers, safetensors, yaml, rich
+import h5py, av, cryptography, pyarrow, tokenizers, safetensors, yaml, rich
 print(f"h5py {h5py.__version__}, pyarrow {pyarrow.__version__}, av {av.__version__}, "
-      f"tokenizers {tokenizers.__version__}")
+      f"tokenizers {tokenizers.__version__}, cryptography {cryptography.__version__}")
 """
 BUILTIN = """
 from compress.models.registry import checkpoint_path

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from compress.export.bom import BOM_FILE, bom
+from compress.export.bom_evidence import data_sets, metrics
 from runtime.contract import check
 from runtime.contract.artifact import Artifact, read_artifact, verify_artifact
 from runtime.contract.conventions import FileRole, Verdict
@@ -95,7 +96,8 @@ def seal(
     others = [entry for entry in artifact.manifest.files if entry.role is FileRole.EVIDENCE and entry.path not in files]
     listed = [*others, *(_entry(path, role, source) for path, (role, source) in files.items())]
     content = {path: ArtifactFile(role, source) for path, (role, source) in files.items()}
-    content[BOM_FILE] = ArtifactFile(FileRole.BOM, bom(artifact.manifest, gate, listed))
+    bill = bom(artifact.manifest, gate, listed, data_sets(evidence), metrics(evidence))
+    content[BOM_FILE] = ArtifactFile(FileRole.BOM, bill)
     sealed = extend_artifact(artifact, out, content, gate)
     again = read_artifact(out)
     verify_artifact(out).raise_if_bad(out)

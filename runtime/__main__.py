@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--run", dest="golden", action="store_true", help="run the policy on its golden inputs (needs onnxruntime)"
     )
+    verify.add_argument(
+        "--trust", type=Path, default=None, metavar="DIR", help="also check both signatures against this trust store"
+    )
     verify.add_argument("--provider", default=None, help="execution provider (default: the manifest's first)")
     admit = commands.add_parser(
         "admit", help="may this artifact move this robot? the controller's decision, as a table"
@@ -118,14 +121,28 @@ def _verify(options: argparse.Namespace) -> Answer:
     answer: dict[str, Any] = {"ok": report.ok, "directory": str(options.artifact), **dataclasses.asdict(report)}
     if not report.ok:
         return False, answer
-    answer["artifact_id"] = read_artifact(options.artifact).manifest.artifact_id
+    artifact = read_artifact(options.artifact)
+    answer["artifact_id"] = artifact.manifest.artifact_id
+    answer |= _signatures(artifact, options.trust)
     if options.golden:
         from runtime.inference.golden import golden_parity
 
         with _load(options) as policy:
             parity = golden_parity(policy)
-        answer |= {"engine": policy.description, "golden": dataclasses.asdict(parity), "ok": parity.ok}
+        answer |= {"engine": policy.description, "golden": dataclasses.asdict(parity), "ok": parity.ok and answer["ok"]}
     return bool(answer["ok"]), answer
+
+
+def _signatures(artifact: Any, trust: Path | None) -> dict[str, Any]:
+    """Who vouches for it; not ok where signatures were asked for and there is no release."""
+    from runtime.contract.signed import describe, verify_signed
+    from runtime.contract.trust_store import TrustStore
+    from runtime.contract.utc_time import utc_now
+
+    if trust is None:
+        return describe(None)
+    signed = verify_signed(artifact.root, artifact.manifest, artifact.manifest_bytes, TrustStore.load(trust), utc_now())
+    return {**describe(signed), "ok": signed.release is not None}
 
 
 def _inspect(options: argparse.Namespace) -> Answer:

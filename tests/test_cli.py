@@ -21,7 +21,10 @@ from compress.verbs.run import STAGE_VERBS
 from runtime.contract.conventions import Verdict
 
 REPO = Path(__file__).resolve().parent.parent
-VERBS = ("run", *STAGE_VERBS, "convert", "import", "data", "gate", "bench", "verify", "report", "doctor", "reference")
+VERBS = (
+    "run", *STAGE_VERBS, "convert", "import", "data", "gate", "bench", "verify", "keygen", "seal", "trust", "revoke",
+    "report", "doctor", "reference",
+)  # fmt: skip
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

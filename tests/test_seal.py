@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.resources
 import json
 import os
 import shutil
@@ -13,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import export_factory as tiny
+import jsonschema
 import numpy as np
 import onnx
 import pytest
+from referencing import Registry, Resource
 
 from compress.export.bom import BOM_FILE, closure
+from compress.export.bom_evidence import metrics
 from compress.seal import FOR_PROMOTION, SealError, seal
 from runtime.contract.artifact import Artifact, read_artifact, verify_artifact
 from runtime.contract.conventions import FileRole
 from runtime.contract.graph import MODEL_FILE
-from runtime.contract.manifest import PackageVersion, lineage_id
+from runtime.contract.manifest import PackageVersion, digest, lineage_id
 from runtime.contract.write import ArtifactFile, write_artifact
 from runtime.errors import ArtifactError, GateRefusedError
 from runtime.inference.golden import golden_parity
@@ -325,6 +329,81 @@ def test_bill_names_the_model_by_its_digests(case: Case) -> None:
         assert digests[name] == hashlib.sha256((case.out / name).read_bytes()).hexdigest()
     assert model["type"] == "machine-learning-model"
     assert model["pedigree"]["ancestors"][0]["hashes"][0]["content"] == tiny.model().identity()
+
+
+def cyclonedx_errors(made: dict[str, Any]) -> list[str]:
+    """What the published schema of CycloneDX 1.6 (as its own library ships it) says of a bill."""
+    folder = importlib.resources.files("cyclonedx.schema") / "_res"
+    names = {"bom-1.6": "", "spdx": "http://cyclonedx.org/schema/spdx.schema.json",
+             "jsf-0.82": "http://cyclonedx.org/schema/jsf-0.82.schema.json"}  # fmt: skip
+    schemas = {name: json.loads((folder / f"{name}.SNAPSHOT.schema.json").read_text("utf-8")) for name in names}
+    registry: Registry[Any] = Registry().with_resources(
+        [(uri or schemas[name]["$id"], Resource.from_contents(schemas[name])) for name, uri in names.items()]
+    )
+    validator = jsonschema.Draft7Validator(schemas["bom-1.6"], registry=registry)
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(made)]
+
+
+def measured(case: Case) -> dict[str, Any]:
+    """The bill of a case whose evidence is as the stages write it."""
+    rates = {"successes": 190, "trials": 200, "rate": 0.95, "wilson95": [0.91, 0.97]}
+    panel = {
+        "kind": "suite", "candidate": rates, "baseline": rates, "outcome": "pass",
+        "difference": {"mean": 0.005, "lower": -0.02, "upper": 0.03},
+    }  # fmt: skip
+    names = ("in_distribution", "robot_pose")
+    judge(
+        case, plan_digest="a" * 64, spec={"suite": "dropgate_tabletop"},
+        panels=[*({**panel, "name": name} for name in names), {**panel, "name": "instruction_swap", "kind": "swap"}],
+    )  # fmt: skip
+    case.write("recovery.json", {"data_digest": "b" * 64})
+    case.write("probe.json", [{"sample_ids": ["demo_0/3", "demo_1/0"]}, {"sample_ids": ["demo_0/3"]}])
+    return bill(case)
+
+
+def test_bill_is_valid_cyclonedx(case: Case) -> None:
+    assert cyclonedx_errors(bill(case)) == []
+
+
+def test_bill_with_data_and_metrics_is_valid_cyclonedx(case: Case) -> None:
+    made = measured(case)
+    assert cyclonedx_errors(made) == []
+    made["metadata"]["component"]["modelCard"]["accuracy"] = 1
+    assert cyclonedx_errors(made), "the schema is not looked at"
+
+
+def test_bill_names_the_data_by_digest(case: Case) -> None:
+    made = measured(case)
+    refs = [entry["ref"] for entry in made["metadata"]["component"]["modelCard"]["modelParameters"]["datasets"]]
+    data = {part["bom-ref"]: part for part in made["components"]}
+    found = {data[ref]["name"]: data[ref]["hashes"][0]["content"] for ref in refs}
+    assert found["recovery batches"] == "b" * 64
+    assert found["gate plan"] == "a" * 64
+    assert found["probe samples"] == digest(["demo_0/3", "demo_1/0"])
+
+
+def test_bill_carries_what_the_gate_measured(case: Case) -> None:
+    card = measured(case)["metadata"]["component"]["modelCard"]
+    found = {(m["type"], m["slice"]): m for m in card["quantitativeAnalysis"]["performanceMetrics"]}
+    assert found[("success rate", "candidate, robot_pose")] == {
+        "type": "success rate", "slice": "candidate, robot_pose", "value": "0.95",
+        "confidenceInterval": {"lowerBound": "0.91", "upperBound": "0.97"},
+    }  # fmt: skip
+    assert found[("paired difference", "in_distribution")]["confidenceInterval"]["lowerBound"] == "-0.02"
+    assert ("success under the wrong instruction", "candidate, instruction_swap") in found
+    assert len(found) == 9
+
+
+def test_older_gate_report_still_gives_its_metrics(case: Case) -> None:
+    rates = {"successes": 9, "trials": 10, "rate": 0.9, "wilson95": [0.6, 0.98]}
+    paired = {"candidate": rates, "baseline": rates, "difference": 0.0, "tango95": [-0.2, 0.2]}
+    judge(case, paired=paired)
+    found = metrics({"gate.json": case.evidence["gate.json"]})
+    assert [(m.kind, m.slice, m.value, m.low) for m in found] == [
+        ("success rate", "candidate, in_distribution", 0.9, 0.6),
+        ("success rate", "baseline, in_distribution", 0.9, 0.6),
+        ("paired difference", "in_distribution", 0.0, -0.2),
+    ]
 
 
 def test_bill_refers_only_to_what_it_lists(case: Case) -> None:

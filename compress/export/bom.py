@@ -17,6 +17,7 @@ from urllib.parse import quote
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from compress.export.bom_evidence import DataSet, Metric
 from compress.export.versions import installed
 from runtime.contract.graph import TensorSpec
 from runtime.contract.manifest import EXECUTED_ROLES, FileEntry, GateSummary, Manifest, PackageVersion, canonical_json
@@ -26,16 +27,25 @@ SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:dropgate:bom")
 
 
-def bom(manifest: Manifest, gate: GateSummary, evidence: Iterable[FileEntry]) -> bytes:
+def bom(
+    manifest: Manifest,
+    gate: GateSummary,
+    evidence: Iterable[FileEntry],
+    data_sets: Iterable[DataSet] = (),
+    metrics: Iterable[Metric] = (),
+) -> bytes:
     """Bytes of `bom.cdx.json` for a policy that is about to be sealed.
 
     Args:
         manifest: of the draft; names the model's files, lineage and packages.
         gate: the verdict.
         evidence: other sealed files, listed with their digests.
+        data_sets: what it was trained, probed and judged on.
+        metrics: what the gate measured.
     """
     libraries = closure(manifest.created_with)
-    model = _model(manifest, gate)
+    data = [_data_set(made) for made in data_sets]
+    model = _model(manifest, gate, data, [_metric(metric) for metric in metrics])
     files = [_file(entry) for entry in sorted(evidence, key=lambda e: e.path)]
     return canonical_json(
         {
@@ -45,7 +55,7 @@ def bom(manifest: Manifest, gate: GateSummary, evidence: Iterable[FileEntry]) ->
             "serialNumber": f"urn:uuid:{uuid.uuid5(NAMESPACE, manifest.policy_id + gate.report_sha256)}",
             "version": 1,
             "metadata": {"component": model},
-            "components": [_library(name, version) for name, (version, _) in libraries.items()] + files,
+            "components": [_library(name, version) for name, (version, _) in libraries.items()] + files + data,
             "dependencies": _dependencies(model["bom-ref"], manifest.created_with, libraries),
         }
     )
@@ -108,7 +118,26 @@ def _file(entry: FileEntry) -> dict[str, Any]:
     }
 
 
-def _model(manifest: Manifest, gate: GateSummary) -> dict[str, Any]:
+def _data_set(made: DataSet) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "bom-ref": f"dataset:{made.name.replace(' ', '-')}:{made.sha256}",
+        "name": made.name,
+        "description": made.description,
+        "hashes": [{"alg": "SHA-256", "content": made.sha256}],
+    }
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    made: dict[str, Any] = {"type": metric.kind, "slice": metric.slice, "value": f"{metric.value:.6g}"}
+    ends = {"lowerBound": metric.low, "upperBound": metric.high}
+    interval = {name: f"{end:.6g}" for name, end in ends.items() if end is not None}
+    return {**made, "confidenceInterval": interval} if interval else made
+
+
+def _model(
+    manifest: Manifest, gate: GateSummary, data: list[dict[str, Any]], measured: list[dict[str, Any]]
+) -> dict[str, Any]:
     lineage, policy = manifest.lineage, manifest.policy
     return {
         "type": "machine-learning-model",
@@ -123,7 +152,9 @@ def _model(manifest: Manifest, gate: GateSummary) -> dict[str, Any]:
                 "modelArchitecture": "vision-language-action, " + "; ".join(_kept(manifest)),
                 "inputs": [{"format": _format(tensor)} for tensor in policy.graph.inputs],
                 "outputs": [{"format": _format(tensor)} for tensor in policy.graph.outputs],
-            }
+                **({"datasets": [{"ref": made["bom-ref"]} for made in data]} if data else {}),
+            },
+            **({"quantitativeAnalysis": {"performanceMetrics": measured}} if measured else {}),
         },
         "pedigree": {"ancestors": [_ancestor(manifest)], "notes": "blocks dropped, then recovered (arXiv 2606.27755)"},
         "properties": _properties(

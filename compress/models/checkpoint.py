@@ -24,6 +24,7 @@ from compress.atomic import folder_atomic
 from compress.models.base import BlockGroup, ModelError, Surgery
 from compress.models.policy_io import PolicyIo
 from compress.models.surgery import hollow, operate
+from compress.torch_files import load_tensors
 
 CONFIG, WEIGHTS, INDEX = "dropgate.json", "model.safetensors", "model.safetensors.index.json"
 COPY = "copy the checkpoint again"
@@ -204,7 +205,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ModelError: the file holds code or other objects, is damaged, or a tensor is not finite.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_tensors(path)
     except Exception as error:  # torch raises many classes: all mean that it is no plain state dict
         raise ModelError(f"{path} is not a plain state dict ({str(error).splitlines()[0]}): {COPY}") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):

@@ -17,6 +17,7 @@ from compress.atomic import write_atomic
 from compress.scale import parts
 from compress.scale.place import spread
 from compress.scale.world import World
+from compress.torch_files import load_tensors
 
 CHECKPOINT = "checkpoint.pt"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -138,7 +139,7 @@ class Keeper:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load_tensors(path)
     except Exception as error:  # torch raises several kinds for a damaged file
         raise KeepError(
             f"{path} cannot be read, it is truncated or damaged ({error}): delete it to start over"

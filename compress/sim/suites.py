@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from compress.sim.libero_setup import LiberoSetup, prepare_libero
+from compress.torch_files import load_tensors
 
 EMBEDDED_SUITE = "dropgate_tabletop"
 # control steps of 50 ms; settle steps are not counted. Embedded: about 1.8 times the expert's median
@@ -118,11 +119,9 @@ def _stored_states(suite: Suite, task: Task) -> np.ndarray:
     if suite.name == EMBEDDED_SUITE:
         with np.load(STORED_STATES, allow_pickle=False) as file:
             return np.asarray(file[task.name], dtype=np.float64)
-    import torch
     from numpy._core.multiarray import _reconstruct  # LIBERO ships torch pickles; allow exactly one numpy array
 
     path = suite.setup.package / "init_files" / suite.name / f"{task.name}.pruned_init"
     allowed: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.float64)), _reconstruct]
     allowed.append((_reconstruct, "numpy.core.multiarray._reconstruct"))  # its name before numpy 2
-    with torch.serialization.safe_globals(allowed):
-        return np.asarray(torch.load(path, weights_only=True), dtype=np.float64)
+    return np.asarray(load_tensors(path, allowed), dtype=np.float64)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from runtime.contract.conventions import Verdict
 from runtime.contract.dsse import Envelope
@@ -96,6 +96,20 @@ class SignedVerifier:
         signed = verify_signed(signatures_dir.parent, manifest, manifest_bytes, self.trust, self.now())
         if self.require_release and signed.release is None:
             raise GateRefusedError(f"{signatures_dir.parent}: built, but not released; {UNRELEASED}")
+
+
+def describe(signed: Signed | None) -> dict[str, Any]:
+    """For people and programs: who vouches, for what, until when; None: no signature was asked for."""
+    if signed is None:
+        return {"origin": "unknown: integrity only, no signature was checked; add --trust DIR"}
+    facts: dict[str, Any] = {"origin": "a builder this station trusts"}
+    facts["builder"] = signed.builder.label if signed.builder is not None else "unknown"
+    if signed.release is None:
+        return {**facts, "release": f"none; {UNRELEASED}"}
+    release = signed.release
+    facts["releaser"] = signed.releaser.label if signed.releaser is not None else "unknown"
+    names = ("serial", "robot", "limits_sha256", "control_dt_s", "cameras", "tasks", "issued_at", "expires_at")
+    return {**facts, "release": {name: getattr(release, name) for name in names}}
 
 
 def _present(root: Path) -> frozenset[str]:

@@ -186,12 +186,15 @@ def _read(root: Path, name: str) -> bytes:
         missing = isinstance(error, FileNotFoundError)
         found = "is not there" if missing else f"is a link or cannot be opened ({error.strerror})"
         raise TrustError(f"{where} {found}; run: compress trust add (it writes both files)") from None
-    with open(descriptor, "rb") as stream:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise TrustError(f"{where} is no regular file, or has a second name (hard link); write it again")
         _check_owner(status, where)
-        data = stream.read(TRUST_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as stream:
+            data = stream.read(TRUST_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > TRUST_BYTES:
         raise TrustError(f"{where} is larger than {TRUST_BYTES} bytes")
     return data
