@@ -118,3 +118,37 @@ def test_golden_samples_are_answered_again_where_it_is_wanted(tmp_path: Path, ri
     else:
         with pytest.raises(BackendError, match="of the golden samples differs"):
             load_proven(root, threads=1, again=True)
+
+
+def test_what_builder_and_releaser_sign_with_the_tools_is_admitted_until_it_is_revoked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way from the command line: keys, trust, both signatures, the decision, the revocation."""
+    from admission_factory import TASK, demands, gate_json, write_policy
+    from artifact_factory import judge, write_draft
+
+    from compress import cli
+    from runtime.contract.conventions import Verdict
+
+    def compress(*arguments: object) -> None:
+        assert cli.main([*map(str, arguments), "--json"]) == 0, capsys.readouterr().out
+
+    draft = write_draft(tmp_path / "draft")
+    report = gate_json(draft.manifest.policy_id, None, plan={"tasks": [{"sentence": TASK}]})
+    artifact = judge(draft, tmp_path / "artifact", Verdict.PROMOTE, report=report)
+    trust, policy = tmp_path / "trust", write_policy(tmp_path / "station_policy.json", demands())
+    for role in ("builder", "releaser"):
+        compress("keygen", "--role", role, "--out", tmp_path / role, "--name", role)
+        compress("trust", "add", tmp_path / role / f"{role}.trust.json", "--trust", trust)
+    compress("seal", artifact.root, "--builder-key", tmp_path / "builder" / "builder.key.pem")
+    key, regression = tmp_path / "releaser" / "releaser.key.pem", write_regression(artifact)
+    compress("seal", artifact.root, "--releaser-key", key, "--robot", ROBOT, "--regression", regression)
+    capsys.readouterr()
+    ask = ["admit", str(artifact.root), "--trust", str(trust), "--policy", str(policy), "--robot", ROBOT, "--json"]
+    assert main([*ask, "--threads", "1"]) == 0, capsys.readouterr().out
+    facts = json.loads(capsys.readouterr().out)["facts"]
+    compress("revoke", "--trust", trust, "--release", facts["release"], "--reason", "the lens was changed")
+    capsys.readouterr()
+    assert main(ask) == 1
+    (reason,) = json.loads(capsys.readouterr().out)["reasons"]
+    assert "was revoked" in reason
