@@ -180,11 +180,11 @@ class Driving:
 
 
 def parameter_file() -> dict[str, Any]:
-    """libero_panda's file in real time, without the evidence of a regression: nothing here is an arm."""
+    """libero_panda's file, of a simulated arm, in real time: nothing here is a real one."""
     import yaml
 
     whole = yaml.safe_load(CONFIG.read_text())
-    whole["dropgate_controller"]["ros__parameters"] |= {**REAL_TIME, "require_regression": False}
+    whole["dropgate_controller"]["ros__parameters"] |= REAL_TIME
     return whole
 
 

@@ -2,7 +2,8 @@
 """Controller and guard for one robot: `ros2 launch dropgate_bringup controller.launch.py robot:=ur5e artifact:=FOLDER`.
 
 The controller is configured (it verifies and loads the artifact) and then activated; it moves nothing before somebody
-arms it and gives it a task, and nothing at all in shadow mode. The robot's driver is started apart.
+arms it and gives it a task, and nothing at all in shadow mode. A real arm also needs `trust_store:=DIR` and
+`station_policy:=FILE`: only what this station's keys have released moves. The robot's driver is started apart.
 """
 
 from launch import LaunchDescription
@@ -22,9 +23,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("robot", description="parameter file, by its name in config/ without .yaml"),
         DeclareLaunchArgument("artifact", description="folder of a sealed artifact"),
         DeclareLaunchArgument("shadow", default_value="true", description="true: no command leaves the controller"),
-        DeclareLaunchArgument(
-            "require_regression", default_value="true", description="motion only after a passed simulation regression"
-        ),
+        DeclareLaunchArgument("trust_store", default_value="", description="directory with keys.json, revoked.json"),
+        DeclareLaunchArgument("station_policy", default_value="", description="JSON file of the station's demands"),
         DeclareLaunchArgument(
             "lockstep", default_value="false", description="true: under a simulation whose time waits for commands"
         ),
@@ -33,7 +33,8 @@ def generate_launch_description() -> LaunchDescription:
     deployment = {
         "artifact": ParameterValue(LaunchConfiguration("artifact"), value_type=str),
         "enable_motion": ParameterValue(NotSubstitution(LaunchConfiguration("shadow")), value_type=bool),
-        "require_regression": ParameterValue(LaunchConfiguration("require_regression"), value_type=bool),
+        "trust_store": ParameterValue(LaunchConfiguration("trust_store"), value_type=str),
+        "station_policy": ParameterValue(LaunchConfiguration("station_policy"), value_type=str),
         "lockstep": ParameterValue(LaunchConfiguration("lockstep"), value_type=bool),
     }
     guard = Node(

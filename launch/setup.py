@@ -21,7 +21,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", *files("*.launch.py")]),
-        (f"share/{NAME}/config", files("config/*.yaml")),
+        (f"share/{NAME}/config", [*files("config/*.yaml"), *files("config/*.json")]),
     ],
     install_requires=["setuptools"],
     zip_safe=False,

@@ -18,9 +18,6 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("robot", default_value="libero_panda", description="parameter file, by its name"),
         DeclareLaunchArgument("artifact", description="folder of a sealed artifact"),
         DeclareLaunchArgument("shadow", default_value="true", description="true: no command leaves the controller"),
-        DeclareLaunchArgument(
-            "require_regression", default_value="true", description="motion only after a passed simulation regression"
-        ),
         DeclareLaunchArgument("mode", default_value="lockstep", choices=["lockstep", "realtime"]),
         DeclareLaunchArgument("suite", default_value="dropgate_tabletop", description="simulated tasks"),
     ]
@@ -39,7 +36,6 @@ def generate_launch_description() -> LaunchDescription:
             "robot": LaunchConfiguration("robot"),
             "artifact": LaunchConfiguration("artifact"),
             "shadow": LaunchConfiguration("shadow"),
-            "require_regression": LaunchConfiguration("require_regression"),
             "lockstep": lockstep,
         }.items(),
     )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m runtime verify | inspect | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, and `worker` for controllers.
+"""`python -m runtime verify | inspect | admit | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, and `worker`, which
+controllers start.
 
-Exit 0 = fine, 1 = refused with one sentence, 2 = usage.
+Exit 0 = fine, 1 = refused with one sentence, 2 = usage; for `admit` 2 also = it could not be found out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ok, answer = command(options)
     except (DropGateRuntimeError, OSError) as error:
         print(f"runtime {options.command}: {error}", file=sys.stderr)
-        return 1
+        return 2 if options.command == "admit" else 1
     print(json.dumps(answer, indent=2, sort_keys=True) if options.json else "\n".join(_lines(answer)))
     return 0 if ok else 1
 
@@ -49,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         "--trust", type=Path, default=None, metavar="DIR", help="also check both signatures against this trust store"
     )
     verify.add_argument("--provider", default=None, help="execution provider (default: the manifest's first)")
+    admit = commands.add_parser(
+        "admit", help="may this artifact move this robot? the controller's decision, as a table"
+    )
+    _add_admit(admit)
     inspect = commands.add_parser("inspect", help="verify, then say what the artifact is and what it needs")
     bench = commands.add_parser(
         "bench", help="latency, memory and distance from the floor of one artifact or several in turns; drafts allowed"
@@ -57,22 +62,37 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--provider", default=None, help="execution provider (default: the manifest's first)")
     build = commands.add_parser("build", help="build and prove a TensorRT engine for this machine's GPU, and keep it")
     _add_build(build)
-    for command, run in ((verify, _verify), (inspect, _inspect), (bench, _bench), (build, _build)):
+    runs = ((verify, _verify), (admit, _admit), (inspect, _inspect), (bench, _bench), (build, _build))
+    for command, run in runs:
         command.add_argument("--json", action="store_true", help="print JSON for programs")
         command.set_defaults(run=run)
     worker = commands.add_parser("worker", help="answer one controller over an inherited socket; not started by hand")
     _add_worker(worker)
-    for command in (verify, inspect, bench, build, worker):
+    for command in (verify, admit, inspect, bench, build, worker):
         several: dict[str, Any] = {"nargs": "+"} if command is bench else {}
         command.add_argument(
             "artifact", type=Path, metavar="ARTIFACT", help="artifact directory (holds manifest.json)", **several
         )
-    for command in (verify, bench, worker):
+    for command in (verify, admit, bench, worker):
         command.add_argument(
             "--backend", default="onnxruntime", help="engine, with options after a colon (default: %(default)s)"
         )
         command.add_argument("--threads", type=int, default=None, help="engine threads (default: all cores but one)")
     return parser
+
+
+def _add_admit(admit: argparse.ArgumentParser) -> None:
+    admit.add_argument("--trust", type=Path, required=True, metavar="DIR", help="the station's keys.json, revoked.json")
+    admit.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the station's policy, JSON")
+    admit.add_argument("--robot", required=True, help="name of the robot, as its parameter file says")
+    admit.add_argument(
+        "--limits-sha256", default=None, metavar="HEX",
+        help="of the limits that the station runs with (default: as the regression beside the artifact says)",
+    )  # fmt: skip
+    admit.add_argument(
+        "--camera", dest="cameras", action="append", metavar="KEY", help="what the station feeds; again for each "
+        "(default: what the artifact asks for)",
+    )  # fmt: skip
 
 
 def _add_build(build: argparse.ArgumentParser) -> None:
@@ -90,6 +110,7 @@ def _add_worker(worker: argparse.ArgumentParser) -> None:
     worker.add_argument(
         "--allow-held", action="store_true", help="also load what the gate held back; only for shadow mode"
     )
+    worker.add_argument("--prove", action="store_true", help="answer the golden samples before the first request")
     worker.set_defaults(run=_worker, json=False)
 
 
@@ -157,6 +178,18 @@ def _inspect(options: argparse.Namespace) -> Answer:
     }
 
 
+def _admit(options: argparse.Namespace) -> Answer:
+    from runtime.inference.admit import Wish, admission, table
+
+    found = admission(
+        Wish(
+            options.artifact, options.trust, options.policy, options.robot, options.limits_sha256, options.cameras,
+            options.backend, options.threads,
+        )
+    )  # fmt: skip
+    return found.admitted, found.to_json() if options.json else {TEXT: table(found)}
+
+
 def _bench(options: argparse.Namespace) -> Answer:
     from runtime.inference.bench import bench, named
     from runtime.inference.bench_table import table
@@ -192,6 +225,7 @@ def _worker(options: argparse.Namespace) -> Answer:
         threads=options.threads,
         provider=options.provider,
         allow_held=options.allow_held,
+        prove=options.prove,
     )
     return True, dataclasses.asdict(served)
 

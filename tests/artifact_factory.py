@@ -178,13 +178,15 @@ def write_draft(directory: Path, **changes) -> Artifact:
     return write_artifact(directory, changes.pop("files", None) or artifact_files(), **{**parts, **changes})
 
 
-def judge(artifact: Artifact, directory: Path, verdict: Verdict, reason: str = "20 of 20 episodes") -> Artifact:
+def judge(
+    artifact: Artifact, directory: Path, verdict: Verdict, reason: str = "20 of 20 episodes",
+    report: bytes = b'{"episodes": 20}\n',
+) -> Artifact:  # fmt: skip
     """The artifact with a gate report and this verdict."""
     import hashlib
 
     from runtime.contract.write import extend_artifact
 
-    report = b'{"episodes": 20}\n'
     gate = GateSummary(
         verdict, reason, artifact.manifest.policy_id, "evidence/gate.json", hashlib.sha256(report).hexdigest()
     )

@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import rclpy
 import yaml
+from admission_factory import demands, gate_json, panel, sign_release, write_policy
 from artifact_factory import TASK, judge, policy_spec, write_draft
 from dropgate_interfaces.action import RunTask
 from dropgate_interfaces.msg import RuntimeStatus
@@ -27,10 +30,16 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState
+from signing_factory import nothing_revoked, people, trusted, write_trust
 from std_msgs.msg import Float64
 from std_srvs.srv import SetBool, Trigger
 
+from runtime.contract.admission import StationFacts
+from runtime.contract.artifact import Artifact, load_manifest
 from runtime.contract.conventions import Verdict
+from runtime.contract.trust_store import Role, TrustStore
+from runtime.contract.utc_time import format_utc, utc_now
+from runtime.safety.limits import limits_digest, station_limits
 
 TOPIC, PATIENCE_S, HZ = "/servo_node/delta_twist_cmds", 60.0, 50.0
 GREY = 88  # with the test artifact's graph: about 0.2 m/s along each axis
@@ -39,7 +48,7 @@ PARAMETERS = {
     "robot": "point", "command.interface": "twist", "command.topic": TOPIC, "command.frame": "base",
     "gripper.topic": "/gripper/command", "joints.topic": "/joint_states", "joints.names": ["grip_left", "grip_right"],
     "tcp.topic": "/tcp_pose", "tcp.frame": "base", "cameras.agentview.topic": "/agentview/image_raw",
-    "cameras.wrist.topic": "/wrist/image_raw", "state": SOURCES, "enable_motion": True, "require_regression": False,
+    "cameras.wrist.topic": "/wrist/image_raw", "state": SOURCES, "enable_motion": True,
     "ramp_in_s": 0.2, "permit_timeout_s": 4.0,
     "max_clock_step_s": 5.0, "limits.linear_m_s": 1.0, "limits.angular_rad_s": 10.0,
     "limits.linear_m_s2": 20.0, "limits.angular_rad_s2": 200.0, "limits.workspace_low": [-9.0, -9.0, -9.0],
@@ -48,14 +57,44 @@ PARAMETERS = {
 }  # fmt: skip
 
 
+WHO = people()  # builder and releaser whom the stations of this test run believe
+POLICY = demands(panels={"in_distribution": {"margin": 0.03, "alpha": 0.05, "min_pairs": 30}}, require_regression=False)
+
+
+def station_facts() -> StationFacts:
+    """What a controller with PARAMETERS says of itself."""
+    number = {name.removeprefix("limits."): value for name, value in PARAMETERS.items()}.__getitem__
+    limits = limits_digest(station_limits("twist", number, PARAMETERS["joints.names"]))
+    return StationFacts(PARAMETERS["robot"], limits, ("agentview", "wrist"), policy_spec().action.dt_s)
+
+
+def release(root: Path, days: float = 1.0, **changes: object) -> None:
+    """Sign, as builder and releaser, what lies in `root`; from now on, for so many days."""
+    now = utc_now()
+    times = {"issued_at": format_utc(now), "expires_at": format_utc(now + timedelta(days=days))}
+    sign_release(Artifact(root, *load_manifest(root)), WHO, station_facts(), **{**times, **changes})
+
+
+def believe(folder: Path, **revoked: tuple[str, ...]) -> Path:
+    """The station's trust store."""
+    ends = format_utc(utc_now() + timedelta(days=30))
+    keys = (trusted(WHO.builder, Role.BUILDER, not_after=ends), trusted(WHO.releaser, Role.RELEASER, not_after=ends))
+    return write_trust(folder, TrustStore(keys, nothing_revoked(**revoked)))
+
+
 def patient_artifact(folder: Path, verdict: Verdict, reason: str = "20 of 20 episodes") -> Path:
-    """A sealed test artifact whose observations may be older than on a robot: test machines are busy."""
+    """A sealed and, if promoted, released test artifact whose observations may be older than on a robot: test machines
+    are busy."""
     spec = policy_spec()
     images = tuple(dataclasses.replace(image, max_age_s=3.0) for image in spec.observation.images)
     state = dataclasses.replace(spec.observation.state, max_age_s=3.0)
     seen = dataclasses.replace(spec.observation, images=images, state=state, max_skew_s=1.0)
     draft = write_draft(folder / "draft", policy=dataclasses.replace(spec, observation=seen))
-    return judge(draft, folder / verdict.value, verdict, reason).root
+    report = gate_json(draft.manifest.policy_id, [panel("in_distribution")], verdict=verdict.value)
+    root = judge(draft, folder / verdict.value, verdict, reason, report).root
+    if verdict is Verdict.PROMOTE:
+        release(root)
+    return root
 
 
 class Arm(Node):
@@ -164,8 +203,11 @@ class Station:
     """`with Station(artifact, tmp) as cell: cell.bring_up(); cell.start()`."""
 
     def __init__(self, artifact: Path, tmp: Path, guard: bool = True, **parameters: object) -> None:
-        self._tmp = tmp
-        values = {**PARAMETERS, "artifact": str(artifact), **parameters}
+        self._tmp, self.evidence = tmp, tmp / "evidence"
+        self.trust, self.policy = believe(tmp / "trust"), write_policy(tmp / "station_policy.json", POLICY)
+        own = {"trust_store": str(self.trust), "station_policy": str(self.policy), "evidence_dir": str(self.evidence)}
+        values = {**PARAMETERS, "artifact": str(artifact), **own, **parameters}
+        self._shadow = not values["enable_motion"]
         self._file = tmp / "parameters.yaml"
         flat = {"dropgate_controller": {"ros__parameters": values}}
         flat["dropgate_guard"] = {
@@ -210,11 +252,17 @@ class Station:
         """What a process has written."""
         return (self._tmp / f"{name}.log").read_text()
 
+    def decisions(self) -> list[dict[str, object]]:
+        """What the controller has written down about motion."""
+        path = self.evidence / "admission.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
     def bring_up(self) -> None:
-        """Configured, active, armed."""
+        """Configured, active, armed; a shadow is never armed."""
         assert self.operator.transition("configure"), self.log()
         assert self.operator.transition("activate"), self.log()
-        self.rearm()
+        if not self._shadow:
+            self.rearm()
 
     def rearm(self) -> None:
         """Arm as soon as permission and observations are there."""

@@ -17,6 +17,7 @@ import rclpy
 from dropgate_interfaces.msg import SceneStatus
 from dropgate_interfaces.srv import ResetScene
 from dropgate_sim.question import Question
+from dropgate_sim.sim_robot_node import GRIPPER_TOPIC, TRAJECTORY_TOPIC, TWIST_TOPIC
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -94,11 +95,9 @@ class Client:
             make(kind, topic, lambda m, name=name: self._take(name, m), qos_profile_sensor_data)
         make(SceneStatus, "/sim_robot/scene", self.scenes.append, LATCHED)
         make(Clock, "/clock", lambda m: self.clock_ns.append(ns(m.clock)), 100)
-        self._twist = self._node.create_publisher(TwistStamped, "/servo_node/delta_twist_cmds", 10)
-        self._gripper = self._node.create_publisher(Float64, "/gripper/command", 10)
-        self._trajectory = self._node.create_publisher(
-            JointTrajectory, "/joint_trajectory_controller/joint_trajectory", 10
-        )
+        self._twist = self._node.create_publisher(TwistStamped, TWIST_TOPIC, 10)
+        self._gripper = self._node.create_publisher(Float64, GRIPPER_TOPIC, 10)
+        self._trajectory = self._node.create_publisher(JointTrajectory, TRAJECTORY_TOPIC, 10)
 
     def _take(self, name: str, message) -> None:
         self.newest[name] = message

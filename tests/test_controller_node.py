@@ -1,23 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Controller and guard as real processes on the real graph: what makes the arm move, what stops it, and why."""
 
-import json
 import os
 import signal
 import subprocess
 
 import numpy as np
 import pytest
+import yaml
+from admission_factory import gate_json, panel, write_policy, write_regression
+from artifact_factory import judge, policy_spec
+from signing_factory import SERIAL
 
 pytestmark = [pytest.mark.ros]
 rclpy = pytest.importorskip("rclpy", reason="ros: rclpy not installed. Next: make install-ros")
 
 from geometry_msgs.msg import TwistStamped  # noqa: E402
-from ros_station import TOPIC, Station, patient_artifact, result_of, wait_for  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
+from ros_station import (  # noqa: E402
+    PARAMETERS,
+    POLICY,
+    TOPIC,
+    Station,
+    believe,
+    patient_artifact,
+    release,
+    result_of,
+    station_facts,
+    wait_for,
+)
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
+from runtime.contract.artifact import read_artifact  # noqa: E402
 from runtime.contract.conventions import Verdict  # noqa: E402
-from runtime.contract.regression import SCHEMA, regression_folder  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -104,34 +118,145 @@ def test_what_was_not_proven_is_refused_at_configure_with_the_reason(artifact, h
         assert cell.state() == "unconfigured"
 
 
-def test_shadow_mode_runs_a_held_artifact_and_publishes_no_command(held, tmp_path):
-    with Station(held, tmp_path, enable_motion=False) as cell:
+def test_shadow_mode_runs_a_held_artifact_never_arms_and_publishes_no_command(held, tmp_path):
+    with Station(held, tmp_path, enable_motion=False, trust_store="", station_policy="") as cell:
         cell.bring_up()
-        handle = cell.start(max_duration_s=1.0)
-        assert handle.accepted
-        assert result_of(handle.get_result_async(), "the result").result.chunks > 0
+        answer = cell.operator.call("arm", SetBool.Request(data=True))
+        assert not answer.success
+        assert "shadow mode never arms" in answer.message
+        results = []
+
+        def ran() -> bool:
+            handle = cell.start(max_duration_s=1.0)
+            results.append(result_of(handle.get_result_async(), "the result").result if handle.accepted else None)
+            return results[-1] is not None and results[-1].chunks > 0
+
+        wait_for(ran, lambda: f"a chunk; {results}\n{cell.log()}")
+        assert not cell.operator.status.armed
         assert cell.arm.received == []
         assert cell.operator.count_publishers(TOPIC) == 0
+        decisions = cell.decisions()
+        assert {line["motion"] for line in decisions} == {False}
+        assert any("worse by 20 points" in reason for reason in decisions[0]["reasons"])
+        assert len(decisions[0]["facts"]["limits_sha256"]) == 64, "what a releaser needs to know"
 
 
-def test_motion_needs_a_passed_simulation_regression_when_it_is_required(artifact, tmp_path):
+def test_a_real_arm_without_trust_store_policy_or_regression_is_refused_with_every_reason(artifact, tmp_path):
     import shutil
 
     copy = tmp_path / "artifact"
     shutil.copytree(artifact, copy)
-    with Station(copy, tmp_path, guard=False, require_regression=True) as cell:
+    with Station(copy, tmp_path, guard=False, trust_store="", station_policy="") as cell:
+        assert not cell.operator.transition("configure")
+        wait_for(lambda: "no station policy is given" in cell.operator.status.text, "the reasons")
+        assert "no trust store is given" in cell.operator.status.text
+        assert cell.decisions()[-1]["motion"] is False
+    with Station(copy, tmp_path, guard=False) as cell:
+        write_policy(cell.policy, {**POLICY, "require_regression": True})
         assert not cell.operator.transition("configure")
         wait_for(lambda: "regression" in cell.operator.status.text, "the reason")
-        report = {"schema": SCHEMA, "robot": "point", "verdict": "pass"}
-        from runtime.contract.artifact import read_artifact
-
-        found = read_artifact(artifact).manifest
-        report |= {"artifact_id": found.artifact_id, "policy_id": found.policy_id}
-        regression_folder(copy).mkdir()
-        (regression_folder(copy) / "regression.json").write_text(json.dumps({**report, "verdict": "fail"}))
+        write_regression(read_artifact(copy), "point", station_facts().limits_sha256, verdict="fail")
         assert not cell.operator.transition("configure")
-        (regression_folder(copy) / "regression.json").write_text(json.dumps(report))
+        write_regression(read_artifact(copy), "point", station_facts().limits_sha256)
         assert cell.operator.transition("configure"), cell.log()
+        last = cell.decisions()[-1]
+        assert (last["when"], last["admitted"], last["motion"]) == ("configure", True, True)
+        assert {check["name"]: check["state"] for check in last["checks"]}["golden parity"] == "ok"
+
+
+def test_arming_decides_again_and_only_released_tasks_begin(artifact, tmp_path):
+    """Revoked, expired, demanded otherwise, touched: each between configure and arm, and taken back."""
+    import shutil
+
+    copy = tmp_path / "artifact"
+    shutil.copytree(artifact, copy)
+    with Station(copy, tmp_path) as cell:
+
+        def refusal() -> str:
+            answer = cell.operator.call("arm", SetBool.Request(data=True))
+            assert not answer.success
+            return answer.message
+
+        cell.bring_up()
+        assert not cell.start("open the safe").accepted
+        wait_for(lambda: "'open the safe' is not released" in cell.operator.status.text, "the reason")
+        cell.operator.call("arm", SetBool.Request(data=False))
+        believe(cell.trust, releases=(SERIAL,))
+        assert "was revoked" in refusal()
+        assert cell.state() == "idle"
+        believe(cell.trust)
+        release(copy, days=-1.0, issued_at="2026-01-01T00:00:00Z")
+        assert "expired" in refusal()
+        release(copy)
+        write_policy(cell.policy, {**POLICY, "min_baseline": 0.95})
+        assert "baseline in_distribution" in refusal()
+        write_policy(cell.policy, POLICY)
+        cell.rearm()
+        cell.run(max_duration_s=0.5)
+        cell.wait_state("armed")
+        cell.operator.call("arm", SetBool.Request(data=False))
+        release(copy, days=3.0 / 86400.0)
+        wait_for(lambda: "expired" in cell.operator.call("arm", SetBool.Request(data=True)).message, "the end of 3 s")
+        release(copy)
+        (copy / "evidence" / "probe.json").touch()
+        assert "touched since they were verified: evidence/probe.json" in refusal()
+        asked = [(line["when"], line["motion"]) for line in cell.decisions()]
+        assert asked[0] == ("configure", True)
+        assert ("goal", False) in asked
+        assert ("goal", True) in asked
+        assert asked[-1] == ("arm", False)
+
+
+def test_a_release_whose_golden_answers_are_others_is_refused_by_the_engine_here(artifact, tmp_path):
+    from artifact_factory import artifact_files, observation, write_draft
+
+    from runtime.contract.conventions import FileRole
+    from runtime.contract.write import ArtifactFile
+    from runtime.inference.golden import dump_golden
+
+    wrong = dump_golden([observation(seed) for seed in (1, 2)], np.zeros((2, 8, 7), np.float32))
+    files = {**artifact_files(), "golden.safetensors": ArtifactFile(FileRole.GOLDEN, wrong)}
+    draft = write_draft(tmp_path / "draft", files=files)
+    report = gate_json(draft.manifest.policy_id, [panel("in_distribution")])
+    sealed = judge(draft, tmp_path / "artifact", Verdict.PROMOTE, report=report).root
+    release(sealed)
+    with Station(sealed, tmp_path, guard=False) as cell:
+        assert not cell.operator.transition("configure")
+        wait_for(lambda: "golden samples differs" in cell.operator.status.text, lambda: str(cell.operator.status))
+        last = cell.decisions()[-1]
+        assert last["motion"] is False
+        assert "golden parity" in last["reasons"][-1]
+
+
+@pytest.mark.parametrize(
+    ("topic", "remap", "allowed"),
+    [
+        ("/dropgate_sim/twists", [], True),
+        (TOPIC, [], False),
+        ("/dropgate_sim/twists", ["-r", f"/dropgate_sim/twists:={TOPIC}"], False),
+    ],
+)
+def test_a_simulated_arm_is_commanded_only_where_no_real_one_listens(tmp_path, topic, remap, allowed):
+    """So that `simulated` cannot be set for a real arm by mistake, also not together with a remapped topic."""
+    from dropgate_controller import parameters
+    from rclpy.lifecycle import Node
+
+    values = {**PARAMETERS, "artifact": "/somewhere", "simulated": True, "command.topic": topic, "gripper.topic": ""}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"dropgate_controller": {"ros__parameters": values}}))
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    arguments = ["--ros-args", "--params-file", str(tmp_path / "p.yaml"), *remap]
+    node = Node("dropgate_controller", context=context, cli_args=arguments)
+    try:
+        parameters.declare(node)
+        if allowed:
+            assert parameters.read(node, policy_spec()).world is parameters.World.SIMULATED
+        else:
+            with pytest.raises(parameters.ParameterError, match="driver of a real arm may hear"):
+                parameters.read(node, policy_spec())
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 FAULTS = {

@@ -20,6 +20,7 @@ import yaml
 from compress.models.reference_config import ReferenceConfig
 from compress.models.reference_specs import action_spec, observation_spec
 from runtime.contract.chunk import ActionChunk
+from runtime.contract.regression import SIMULATED_NAMESPACE, SIMULATED_ROBOTS
 from runtime.control.state_map import StateMap
 from runtime.safety.filter import SafetyFilter
 from runtime.safety.limits import CartesianLimits, JointLimits
@@ -127,14 +128,15 @@ def test_every_executable_is_a_function_that_exists(path: Path) -> None:
 def test_arguments_are_those_of_the_documents_and_motion_is_never_the_default() -> None:
     controller, sim = (arguments(LAUNCH / f"{name}.launch.py") for name in ("controller", "sim"))
     assert controller == {
-        "robot": None, "artifact": None, "shadow": "true", "require_regression": "true", "lockstep": "false",
+        "robot": None, "artifact": None, "shadow": "true", "trust_store": "", "station_policy": "",
+        "lockstep": "false",
     }  # fmt: skip
     assert sim["robot"] in {path.stem for path in ROBOTS}
     (include,) = calls(LAUNCH / "sim.launch.py", "IncludeLaunchDescription")
     passed = include["launch_arguments"].func.value  # {...}.items()
-    assert {ast.literal_eval(key) for key in passed.keys} == set(controller)
-    assert {name: sim[name] for name in ("artifact", "shadow", "require_regression")} == {
-        name: controller[name] for name in ("artifact", "shadow", "require_regression")
+    assert {ast.literal_eval(key) for key in passed.keys} == set(controller) - {"trust_store", "station_policy"}
+    assert {name: sim[name] for name in ("artifact", "shadow")} == {
+        name: controller[name] for name in ("artifact", "shadow")
     }
 
 
@@ -160,7 +162,11 @@ def test_robot_file_is_complete_and_agrees_with_itself(robot: Path) -> None:
     for shared in ("command.topic", "joints.topic"):
         assert guard[shared] == found[shared]
     assert guard.get("require_enable", False) == found.get("require_enable", False)
-    assert not {"artifact", "enable_motion", "require_regression"} & set(found), "those are the operator's to say"
+    assert not {"artifact", "enable_motion", "trust_store", "station_policy"} & set(found), "the operator's to say"
+    simulated = found.get("simulated", False)
+    assert simulated == (robot.stem in SIMULATED_ROBOTS)
+    for out in ("command.topic", "gripper.topic"):
+        assert found[out].startswith(SIMULATED_NAMESPACE) == simulated
     dof = len(found["limits.joint_low"])
     assert not [name for name in names[:dof] if "finger" in name], "the arm's joints come first"
 

@@ -35,7 +35,10 @@ ROBOT = """
 dropgate_controller:
   ros__parameters:
     robot: toy
+    simulated: true
     command.interface: twist
+    limits: {linear_m_s: 1.0, angular_rad_s: 3.0, linear_m_s2: 9.0, angular_rad_s2: 30.0, max_start_jump_m: 0.1,
+             max_start_jump_rad: 0.5, workspace_low: [-1.0, -1.0, 0.0], workspace_high: [1.0, 1.0, 1.0]}
 """
 
 
@@ -152,18 +155,20 @@ def evidence(artifact, robot, panel, folder, through: int = 19, broken: str = ""
 def test_the_robot_accepts_what_passed_for_these_bytes_and_this_robot_only(artifact, robot, panel) -> None:
     folder = artifact.root.with_name(artifact.root.name + ".regression")
     write_evidence(evidence(artifact, robot, panel, folder), 12.0)
-    report = check_regression(artifact, "toy")
+    report = check_regression(artifact, "toy", robot.limits_sha256)
     assert (report["compared"]["candidate"]["successes"], report["compared"]["lost"]) == (19, 1)
     assert report["robot_file_sha256"] == robot.sha256
     assert report["margin"] == MARGIN
     with pytest.raises(GateRefusedError, match="robot 'toy'"):
-        check_regression(artifact, "another")
+        check_regression(artifact, "another", robot.limits_sha256)
+    with pytest.raises(GateRefusedError, match="limits_sha256"):
+        check_regression(artifact, "toy", "0" * 64)
     write_evidence(evidence(artifact, robot, panel, folder, through=2), 12.0)
     with pytest.raises(GateRefusedError, match="verdict 'fail'"):
-        check_regression(artifact, "toy")
+        check_regression(artifact, "toy", robot.limits_sha256)
     write_evidence(evidence(artifact, robot, panel, folder, broken="the guard died"), 12.0)
     with pytest.raises(GateRefusedError, match="verdict 'fail'"):
-        check_regression(artifact, "toy")
+        check_regression(artifact, "toy", robot.limits_sha256)
 
 
 def test_the_page_is_one_file_with_failures_first(artifact, robot, panel, tmp_path) -> None:
@@ -301,7 +306,17 @@ def test_the_simulated_panda_is_found_by_name() -> None:
     assert (found.robot, found.interface) == ("libero_panda", "twist")
 
 
-@pytest.mark.parametrize(("text", "why"), [("a: b", "robot of node"), (": [", "is not YAML"), ("", "is None")])
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: b", "robot of node"),
+        (": [", "is not YAML"),
+        ("", "is None"),
+        (ROBOT.replace("simulated: true", ""), "simulated arms only"),
+        (ROBOT.replace("linear_m_s: 1.0,", ""), r"limits\.linear_m_s"),
+        (ROBOT.replace("linear_m_s: 1.0", "linear_m_s: -1.0"), "expected a finite number above 0"),
+    ],
+)
 def test_a_robot_file_that_says_nothing_is_refused(tmp_path, text, why) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(NoRobotFile, match=why):

@@ -133,6 +133,9 @@ def test_task_goes_to_another_process_and_its_result_comes_back(context: rclpy.C
 def test_controller_declares_every_parameter_of_the_robots_file(context: rclpy.Context, robot: Path) -> None:
     from artifact_factory import policy_spec
     from dropgate_controller import parameters
+    from dropgate_sim.robot_file import find_robot_file
+
+    from runtime.safety.limits import limits_digest
 
     arguments = ["--ros-args", "--params-file", str(robot), "-p", "artifact:=/somewhere"]
     node = LifecycleNode("dropgate_controller", context=context, cli_args=arguments)
@@ -145,6 +148,8 @@ def test_controller_declares_every_parameter_of_the_robots_file(context: rclpy.C
     assert not unknown, f"{robot.name} sets what nobody reads: {unknown}"
     assert station.robot == robot.stem
     assert not station.enable_motion
+    if station.simulated:  # what the regression writes down is what the controller runs with
+        assert find_robot_file(str(robot)).limits_sha256 == limits_digest(station.limits, station.timing)
 
 
 @pytest.mark.parametrize("package", EXECUTABLES)

@@ -66,6 +66,10 @@ class Artifact:
         yield
         self._unmoved("while")
 
+    def touched(self) -> tuple[str, ...]:
+        """Files (the manifest too) that are no longer the very ones that were verified: exchanged, written, renamed."""
+        return tuple(path for path, known in sorted(self.identities.items()) if _identity(self.root, path) != known)
+
     def _unmoved(self, when: str) -> None:
         for entry in self.manifest.files:
             if entry.role not in EXECUTED_ROLES or entry.path not in self.identities:
@@ -92,6 +96,13 @@ class Artifact:
                 f"{self.root / ref.file}: found (state, action) sizes {found}, expected by the specs {expected}"
             )
         return normalizers
+
+
+def _identity(root: Path, path: str) -> FileIdentity | None:
+    try:
+        return identity(root, path)
+    except OSError:
+        return None
 
 
 def load_manifest(directory: Path) -> tuple[Manifest, bytes]:

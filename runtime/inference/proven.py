@@ -24,9 +24,11 @@ def load_proven(
     threads: int | None = None,
     provider: str | None = None,
     require_promoted: bool = True,
+    again: bool = False,
     verifier: SignatureVerifier | None = None,
 ) -> tuple[Policy, GoldenParity | None]:
-    """A policy whose engine has been proven, and the proof if it was made now; None where the manifest has it already.
+    """A policy whose engine has been proven, and the proof if it was made now; None where the manifest has it already
+    and it is not wanted `again`, on this machine.
 
     Arguments and errors as of `Policy.load`; BackendError also if the golden samples get other answers.
     """
@@ -39,7 +41,7 @@ def load_proven(
         allow_unproven=True,
         verifier=verifier,
     )
-    if policy.proven:
+    if policy.proven and not again:
         return policy, None
     try:
         parity = golden_parity(policy)

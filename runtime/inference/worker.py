@@ -50,11 +50,13 @@ class Served:
 
 
 def run_worker(
-    directory: Path, fd: int, *, backend: str, threads: int | None, provider: str | None, allow_held: bool
-) -> Served:
+    directory: Path, fd: int, *, backend: str, threads: int | None, provider: str | None, allow_held: bool,
+    prove: bool = False,
+) -> Served:  # fmt: skip
     """Load, warm up, say ready, answer until the client closes. `threads` None leaves one core to the controller.
 
-    An engine that the artifact was not proven with answers its golden samples first (`runtime.inference.proven`).
+    An engine that the artifact was not proven with answers its golden samples first (`runtime.inference.proven`), with
+    `prove` every engine does.
     Drafts are never admitted; held artifacts only with `allow_held`, for a robot that may not move (shadow mode).
     Raises what `Policy.load` raises, after telling the client why; WireError for a broken frame.
     """
@@ -64,7 +66,7 @@ def run_worker(
     _leave_with(link)
     try:
         policy, proof = load_proven(
-            directory, backend, threads=threads, provider=provider, require_promoted=not allow_held
+            directory, backend, threads=threads, provider=provider, require_promoted=not allow_held, again=prove
         )
     except (DropGateRuntimeError, OSError) as error:
         with contextlib.suppress(OSError):  # the client may have gone; the reason is also what the process ends with

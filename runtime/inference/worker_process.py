@@ -33,6 +33,7 @@ class WorkerOptions:
     `python`: executable of the environment that holds the engine (it must have this package); None = this one.
     `backend`, `threads`, `provider`: as for `Policy.load`; `threads` None leaves one core to the controller.
     `allow_held`: also load what the gate held back; only for shadow mode.
+    `prove`: answer the golden samples before the first request, whatever was proven where the artifact was made.
     `start_timeout_s` [s]: verify, load and warm up. `request_timeout_s` [s]: after it the worker is killed.
     `log`: file that its output is appended to; None keeps only what explains a death.
     """
@@ -42,6 +43,7 @@ class WorkerOptions:
     threads: int | None = None
     provider: str | None = None
     allow_held: bool = False
+    prove: bool = False
     start_timeout_s: float = 120.0
     request_timeout_s: float = 1.0
     log: Path | None = None
@@ -76,6 +78,7 @@ class WorkerOptions:
         command += ["--backend", self.backend]
         command += [] if self.threads is None else ["--threads", str(self.threads)]
         command += [] if self.provider is None else ["--provider", self.provider]
+        command += ["--prove"] if self.prove else []
         return [*command, "--allow-held"] if self.allow_held else command
 
     def environment(self) -> dict[str, str]:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from runtime.contract.manifest import digest
 from runtime.errors import ContractError
 
 
@@ -89,6 +91,56 @@ class Timing:
             _positive(name, getattr(self, name))
         if not (math.isfinite(self.max_time_scale) and self.max_time_scale >= 1.0):
             raise ContractError(f"limits: max_time_scale is {self.max_time_scale}, expected a number of at least 1")
+
+
+def station_limits(
+    interface: str, number: Callable[[str], Any], joint_names: Sequence[str]
+) -> CartesianLimits | JointLimits:
+    """The limits that belong to a command interface.
+
+    Args:
+        interface: `twist`, or `joint_trajectory`.
+        number: gives the robot's parameter below `limits.` of this name, or raises.
+        joint_names: the robot's joints, those of the arm first.
+
+    Raises:
+        ContractError: limits without sense. What `number` raises.
+    """
+    if interface == "twist":
+        return CartesianLimits(**{name: _plain(number(name)) for name in CartesianLimits.__dataclass_fields__})
+    lists = {name: _plain(number(f"joint_{name}")) for name in ("low", "high", "velocity", "acceleration")}
+    arm = tuple(joint_names)[: len(lists["low"])]
+    if len(arm) != len(lists["low"]):
+        raise ContractError(
+            f"limits: joint_low has {len(lists['low'])} numbers, the robot has {len(joint_names)} joints"
+        )
+    return JointLimits(arm, **lists, max_start_jump_rad=_plain(number("max_start_jump_rad")))
+
+
+def limits_digest(limits: CartesianLimits | JointLimits, timing: Timing | None = None) -> str:
+    """SHA-256 of the canonical JSON of everything the filter limits by; a release names it.
+
+    Equal numbers give equal digests, whether they were written 1 or 1.0. `timing` None is the default one.
+    """
+    kind = "cartesian" if isinstance(limits, CartesianLimits) else "joint"
+    return digest({"kind": kind, "limits": _floats(asdict(limits)), "timing": _floats(asdict(timing or Timing()))})
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, (int, float)) else tuple(map(float, value))
+
+
+def _floats(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers as float, so that 1 and 1.0 are one; names and what is not set as they are."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _floats(value)
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value if value is None or isinstance(value, (str, bool)) else float(value)
+
+    return {name: plain(value) for name, value in fields.items()}
 
 
 def _positive(name: str, value: float) -> None:

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From parameters to a controller that is ready: verify, check the verdicts, load, put the parts together."""
+"""From parameters to a controller that is ready: verify, decide, load, put the parts together."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
 from rclpy.lifecycle import Node
 
 from dropgate_controller import parameters
+from dropgate_controller.gatekeeper import Gatekeeper, note_refusal
 from dropgate_controller.node_time import NodeTime
 from dropgate_controller.policy_link import WorkerLink
 from runtime.clock import Clock
 from runtime.contract.artifact import Artifact, read_artifact
-from runtime.contract.regression import check_regression
 from runtime.control.controller import Controller
 from runtime.control.observation import ObservationBuffer
 from runtime.control.state_map import StateMap
-from runtime.errors import BackendError
+from runtime.errors import BackendError, DropGateRuntimeError, TrustError
 from runtime.inference.policy import check_verdict
 from runtime.inference.worker_client import PolicyWorker
 from runtime.safety.filter import SafetyFilter
@@ -34,37 +35,33 @@ class Loaded:
     link: WorkerLink
     filter: SafetyFilter
     controller: Controller
+    gatekeeper: Gatekeeper
 
 
 def assemble(node: Node, wall: Clock) -> Loaded:
     """Everything that must hold before the arm may be armed, cheapest first.
 
     Raises:
-        runtime.errors.DropGateRuntimeError: the artifact is damaged, not proven, or cannot be run here.
+        runtime.errors.DropGateRuntimeError: the artifact is damaged, not admitted, or cannot be run here.
         ParameterError: the robot's parameters do not fit.
     """
-    moves = node.get_parameter("enable_motion").value
-    artifact = read_artifact(parameters.artifact_path(node))
-    check_verdict(artifact.manifest, allow_unsealed=False, require_promoted=moves)
+    artifact, station = _read(node)
+    gatekeeper = Gatekeeper(artifact, station)
+    gatekeeper.before_loading()
     policy = artifact.manifest.policy
-    station = parameters.read(node, policy)
-    if moves and station.require_regression:
-        check_regression(artifact, station.robot)
     filter_ = SafetyFilter(policy.action, station.limits, station.timing)
     needs_tcp = station.kind is CommandKind.TWIST
     state = StateMap(station.state, policy.observation)
     buffer = ObservationBuffer(policy.observation, state, station.joint_names, needs_tcp)
     worker = PolicyWorker(artifact, station.worker)
     try:
-        if moves and not worker.for_motion:
-            raise BackendError("worker: this engine's answers must not move a robot; use onnxruntime")
-        start(worker)
+        _load(worker, station, gatekeeper)
     except BaseException:
         worker.close()
         raise
     link = WorkerLink(worker)
     controller = Controller(station.settings, filter_, buffer, link, NodeTime(node), wall)
-    return Loaded(artifact, station, worker, link, filter_, controller)
+    return Loaded(artifact, station, worker, link, filter_, controller, gatekeeper)
 
 
 def start(worker: PolicyWorker) -> None:
@@ -75,3 +72,29 @@ def start(worker: PolicyWorker) -> None:
         if not worker.alive:
             raise BackendError(f"the policy worker did not start: {worker.died_because}")
         time.sleep(0.01)
+
+
+def _read(node: Node) -> tuple[Artifact, parameters.Station]:
+    """Artifact and station, whole. A real arm's verdict is left to the gatekeeper, who names every reason at once."""
+    try:
+        artifact = read_artifact(parameters.artifact_path(node))
+        station = parameters.read(node, artifact.manifest.policy)
+        if station.world is not parameters.World.REAL:
+            check_verdict(artifact.manifest, allow_unsealed=False, require_promoted=station.enable_motion)
+    except (DropGateRuntimeError, parameters.ParameterError) as error:
+        with contextlib.suppress(TrustError):  # refused anyway
+            note_refusal(parameters.evidence_dir(node), node.get_parameter("robot").value, error)
+        raise
+    return artifact, station
+
+
+def _load(worker: PolicyWorker, station: parameters.Station, gatekeeper: Gatekeeper) -> None:
+    """Start the worker (for a real arm it answers the golden samples first) and write the decision down."""
+    try:
+        if station.enable_motion and not worker.for_motion:
+            raise BackendError("worker: this engine's answers must not move a robot; use onnxruntime")
+        start(worker)
+    except DropGateRuntimeError as error:
+        gatekeeper.loaded(error)
+        raise
+    gatekeeper.loaded()

@@ -70,13 +70,13 @@ class ControllerNode(Node):
         except REFUSALS as error:
             self._why = f"{type(error).__name__}: {error}"
             self.get_logger().error(f"configure refused: {self._why}")
-            self._publish_status()
+            self.publish_status()
             return TransitionCallbackReturn.FAILURE
         with self.lock:
             self._why = ""
             self._connect(loaded)
             self.loaded = loaded
-        self._publish_status()
+        self.publish_status()
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -121,6 +121,11 @@ class ControllerNode(Node):
         """ROS time [s]."""
         return float(self.get_clock().now().nanoseconds * 1e-9)
 
+    @property
+    def moves(self) -> bool:
+        """Commands are sent: this is not shadow mode."""
+        return self.loaded is not None and self.loaded.station.enable_motion
+
     def do(self, action: Callable[[Controller], Any]) -> tuple[bool, str]:
         """Act on the controller under the lock; (False, why) if it is not possible now."""
         with self.lock:
@@ -131,7 +136,7 @@ class ControllerNode(Node):
             except NotAllowed as error:
                 return False, str(error)
             state = self.loaded.controller.state.value
-        self._publish_status()
+        self.publish_status()
         return True, state
 
     def _connect(self, loaded: Loaded) -> None:
@@ -194,19 +199,28 @@ class ControllerNode(Node):
         if found != self._said:
             self._said = found
             self.get_logger().info(": ".join(part for part in found if part))
-            self._publish_status()
+            self.publish_status()
         if tick.ended is not None and self._tasks is not None:
             self._tasks.ended(tick.ended)
 
     def _arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """Arming decides again, from the disk and before the lock is taken."""
+
         def arm(controller: Controller) -> None:
             if request.data:
                 self._require_sole_command()
             controller.arm(request.data)
 
+        loaded = self.loaded
+        try:
+            if request.data and loaded is not None:
+                loaded.gatekeeper.may_arm(loaded.worker.ready)
+        except NotAllowed as error:
+            self.get_logger().warning(f"not armed: {error}")
+            self.publish_status()
+            response.success, response.message = False, str(error)
+            return response
         response.success, response.message = self.do(arm)
-        if response.success and request.data and self._outputs is not None and not self._outputs.moves:
-            response.message = "shadow mode: nothing is sent to the robot"
         return response
 
     def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -261,9 +275,10 @@ class ControllerNode(Node):
             rivals = self._outputs.rivals()
             if rivals:
                 self.do(lambda controller: controller.fault(StopCause.COMMAND_CONFLICT, rivals))
-        self._publish_status()
+        self.publish_status()
 
-    def _publish_status(self) -> None:
+    def publish_status(self) -> None:
+        """The newest status, at once."""
         with self.lock:
             stamp = self.get_clock().now().to_msg()
             message = reports.status(self.loaded, stamp, self.now_s(), self._beat, self._why)

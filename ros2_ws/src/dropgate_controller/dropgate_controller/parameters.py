@@ -9,22 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, ParameterType
 from rclpy.lifecycle import Node
+from rclpy.logging import get_logging_directory
 from rclpy.parameter import Parameter
 
 from runtime.contract.policy_spec import PolicySpec
+from runtime.contract.regression import SIMULATED_NAMESPACE
 from runtime.control.scheduler import Pace
 from runtime.control.settings import Settings
-from runtime.errors import ContractError
 from runtime.inference.worker_process import WorkerOptions
-from runtime.safety.limits import CartesianLimits, JointLimits, Timing
+from runtime.safety.limits import CartesianLimits, JointLimits, Timing, station_limits
 from runtime.safety.trajectory import CommandKind
 
 TRANSPORTS = ("raw", "compressed")
+
+
+class World(str, Enum):
+    """What hears the commands: nobody, a simulated arm, or a real one."""
+
+    SHADOW = "shadow"
+    SIMULATED = "simulated"
+    REAL = "real"
 
 
 class ParameterError(ValueError):
@@ -47,7 +57,10 @@ class Station:
     robot: str
     artifact: Path
     enable_motion: bool
-    require_regression: bool
+    simulated: bool
+    trust_store: Path | None
+    station_policy: Path | None
+    evidence_dir: Path
     kind: CommandKind
     command_topic: str
     command_frame: str
@@ -66,13 +79,23 @@ class Station:
     timing: Timing
     worker: WorkerOptions
 
+    @property
+    def world(self) -> World:
+        """Where commands go, which decides what must be proven first."""
+        if not self.enable_motion:
+            return World.SHADOW
+        return World.SIMULATED if self.simulated else World.REAL
+
 
 # name -> (type or default, what it is[, low, high])
 _PLAIN: dict[str, tuple[Any, str]] = {
     "robot": ("", "name of the robot, for people and reports"),
     "artifact": ("", "artifact directory"),
     "enable_motion": (False, "false = shadow mode: everything runs, no command is published"),
-    "require_regression": (True, "motion only for an artifact that passed the simulation regression"),
+    "simulated": (False, f"the arm is simulated: commands may go below {SIMULATED_NAMESPACE} only"),
+    "trust_store": ("", "directory with keys.json and revoked.json: whose signatures this station believes"),
+    "station_policy": ("", "JSON file: what this station demands of an artifact before its arm moves"),
+    "evidence_dir": ("", "where every decision about motion is written down; empty = the node's log directory"),
     "command.interface": ("", "twist or joint_trajectory"),
     "command.topic": ("", "where commands go"),
     "command.frame": ("", "frame_id of twists"),
@@ -181,6 +204,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
         provider=_value(node, "worker.provider") or None,
         threads=threads or None,
         allow_held=not _value(node, "enable_motion"),
+        prove=_value(node, "enable_motion") and not _value(node, "simulated"),
         start_timeout_s=_value(node, "worker.start_timeout_s"),
         request_timeout_s=_value(node, "worker.request_timeout_s"),
     )
@@ -189,11 +213,14 @@ def read(node: Node, policy: PolicySpec) -> Station:
         robot=_value(node, "robot"),
         artifact=artifact_path(node),
         enable_motion=_value(node, "enable_motion"),
-        require_regression=_value(node, "require_regression"),
+        simulated=_value(node, "simulated"),
+        trust_store=_path(node, "trust_store"),
+        station_policy=_path(node, "station_policy"),
+        evidence_dir=evidence_dir(node),
         kind=kind,
-        command_topic=_topic(node, "command.topic"),
+        command_topic=_out(node, "command.topic"),
         command_frame=_value(node, "command.frame"),
-        gripper_topic=_value(node, "gripper.topic"),
+        gripper_topic=_out(node, "gripper.topic") if _value(node, "gripper.topic") else "",
         joints_topic=_topic(node, "joints.topic"),
         joint_names=joints,
         tcp_topic=_value(node, "tcp.topic"),
@@ -210,16 +237,31 @@ def read(node: Node, policy: PolicySpec) -> Station:
     )
 
 
+def evidence_dir(node: Node) -> Path:
+    """Where decisions are written down."""
+    return _path(node, "evidence_dir") or Path(get_logging_directory())
+
+
 def _limits(node: Node, kind: CommandKind, joints: tuple[str, ...]) -> CartesianLimits | JointLimits:
-    if kind is CommandKind.TWIST:
-        numbers = {name: _value(node, f"limits.{name}") for name in _CARTESIAN}
-        box = {name: tuple(_value(node, f"limits.{name}")) for name in ("workspace_low", "workspace_high")}
-        return CartesianLimits(**numbers, **box)
-    lists = {name: tuple(_value(node, f"limits.joint_{name}")) for name in ("low", "high", "velocity", "acceleration")}
-    arm = joints[: len(lists["low"])]
-    if len(arm) != len(lists["low"]):
-        raise ContractError(f"limits: joint_low has {len(lists['low'])} numbers, `joints.names` has {len(joints)}")
-    return JointLimits(arm, **lists, max_start_jump_rad=_value(node, "limits.max_start_jump_rad"))
+    return station_limits(kind.value, lambda name: _value(node, f"limits.{name}"), joints)
+
+
+def _path(node: Node, name: str) -> Path | None:
+    given = _value(node, name)
+    return Path(given).expanduser() if given else None
+
+
+def _out(node: Node, name: str) -> str:
+    """A topic that commands are sent on. A simulated arm's lies where no driver of a real one listens, also after
+    remapping; so `simulated` cannot be set for a real arm by mistake."""
+    topic = _topic(node, name)
+    resolved = node.resolve_topic_name(topic)
+    if _value(node, "simulated") and not resolved.startswith(SIMULATED_NAMESPACE):
+        raise ParameterError(
+            f"`{name}` is {resolved}, which the driver of a real arm may hear, but `simulated` is true; expected a "
+            f"topic below {SIMULATED_NAMESPACE}, or `simulated` false"
+        )
+    return topic
 
 
 def _interface(node: Node) -> CommandKind:

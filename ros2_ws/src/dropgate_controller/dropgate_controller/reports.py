@@ -26,9 +26,9 @@ def status(loaded: Loaded | None, stamp: Time, now_s: float, beat: int, why: str
     controller, manifest = loaded.controller, loaded.artifact.manifest
     ages, rates = controller.buffer.ages(now_s), controller.buffer.rates()
     message.state, message.cause = controller.state.value, controller.incident.cause.value
-    message.text = controller.incident.text
+    message.text = controller.incident.text or loaded.gatekeeper.refused
     message.motion_enabled, message.permit = loaded.station.enable_motion, controller.permission.granted
-    message.armed = controller.state in ON_TASK or controller.state is State.ARMED
+    message.armed = message.motion_enabled and (controller.state in ON_TASK or controller.state is State.ARMED)
     message.artifact_id, message.policy_id = manifest.artifact_id, manifest.policy_id
     message.tick_p99_s = number(controller.latencies.tick.p99_s)
     message.tick_max_s = number(controller.latencies.tick.max_s)
@@ -46,6 +46,7 @@ def diagnostics(loaded: Loaded, stamp: Time) -> DiagnosticArray:
         "state": controller.state.value,
         "cause": controller.incident.cause.value,
         "queue ms": f"{1000 * controller.queue_s:.0f}",
+        **loaded.gatekeeper.values,
     }
     for name, histogram in vars(controller.latencies).items():
         for label, value in (("p50", histogram.p50_s), ("p99", histogram.p99_s), ("max", histogram.max_s)):

@@ -10,7 +10,9 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 
 from dropgate_controller import reports
-from runtime.control.state import State
+from dropgate_controller.assembly import Loaded
+from runtime.control.controller import Controller
+from runtime.control.state import NotAllowed, State
 from runtime.control.task import Task
 from runtime.telemetry import StopCause
 
@@ -52,6 +54,7 @@ class TaskServer:
 
     def ended(self, task: Task) -> None:
         """The controller's task is over and the arm rests."""
+        self._rest()
         cause, text = task.cause.value, task.text
         self._result = RunTask.Result(
             cause=cause, text=text, chunks=task.chunks, commands=task.commands, rejected_chunks=task.rejected,
@@ -70,10 +73,30 @@ class TaskServer:
 
     def _wanted(self, request: RunTask.Goal) -> GoalResponse:
         loaded = self._node.loaded
-        if loaded is not None and loaded.controller.state is State.ARMED and self._goal is None:
+        why = "the controller is not armed, or another task is on"
+        if loaded is not None and loaded.controller.state is _ready(loaded) and self._goal is None:
+            why = self._objection(loaded, request.instruction)
+        if not why:
             return GoalResponse.ACCEPT
-        self._node.get_logger().warning("goal refused: the controller is not armed, or another task is on")
+        self._node.publish_status()
+        self._node.get_logger().warning(f"goal refused: {why}")
         return GoalResponse.REJECT
+
+    def _objection(self, loaded: Loaded, instruction: str) -> str:
+        """Of the gatekeeper; a shadow, which is never armed from outside, is made ready for this task here."""
+        try:
+            loaded.gatekeeper.may_begin(instruction)
+        except NotAllowed as error:
+            return str(error)
+        if loaded.station.enable_motion:
+            return ""
+        ready, text = self._node.do(lambda controller: controller.arm(True))
+        return "" if ready else text
+
+    def _rest(self) -> None:
+        """A shadow is back where it was before its task."""
+        if not self._node.moves:
+            self._node.do(_disarm)
 
     def _begin(self, goal: ServerGoalHandle) -> None:
         """Start the task; its end comes from the ticks."""
@@ -83,6 +106,7 @@ class TaskServer:
         scale = request.speed_scale or 1.0
         started, text = node.do(lambda c: c.start(request.instruction, request.max_duration_s, scale))
         if not started:
+            self._rest()
             self._result = RunTask.Result(cause=StopCause.NONE.value, text=text)
             self._server.finish(goal)
 
@@ -109,3 +133,13 @@ class TaskServer:
                 return
             message = reports.feedback(node.loaded, node.now_s())
         goal.publish_feedback(message)
+
+
+def _ready(loaded: Loaded) -> State:
+    """The state in which a goal is taken: a shadow is never armed."""
+    return State.ARMED if loaded.station.enable_motion else State.IDLE
+
+
+def _disarm(controller: Controller) -> None:
+    if controller.state is State.ARMED:
+        controller.arm(False)

@@ -129,7 +129,7 @@ def _through_ros(
     os.environ.update(graph)
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=int(domain), signal_handler_options=SignalHandlerOptions.NO)
-    robot_processes = Processes(programs(artifact, robot, panel), folder / LOGS)
+    robot_processes = Processes(programs(artifact, robot, panel, folder / LOGS), folder / LOGS)
     commander = Commander(context, robot_processes.check)
     try:
         if not commander.alone():
@@ -162,9 +162,9 @@ def _episode(commander: Commander, panel: Panel, pair: Pair, folder: Path) -> Ro
     return row
 
 
-def programs(artifact: Artifact, robot: RobotFile, panel: Panel) -> tuple[Program, ...]:
-    """The processes of a robot: the simulated arm, the guard, the controller. Only here is motion without evidence of
-    a regression allowed: the arm is simulated."""
+def programs(artifact: Artifact, robot: RobotFile, panel: Panel, folder: Path) -> tuple[Program, ...]:
+    """The processes of a robot: the simulated arm, the guard, the controller. Motion needs no release here, because a
+    release rests on this; the robot's file says `simulated`, so commands go where no real arm listens."""
 
     def parameters(**values: object) -> list[str]:
         return [part for name, value in values.items() for part in ("-p", f"{name}:={_yaml(value)}")]
@@ -176,7 +176,7 @@ def programs(artifact: Artifact, robot: RobotFile, panel: Panel) -> tuple[Progra
     if panel.assets is not None:
         arm["assets"] = str(panel.assets)
     from_file = ["--ros-args", "--params-file", str(robot.path)]
-    controller = {"artifact": str(artifact.root), "enable_motion": True, "require_regression": False}
+    controller = {"artifact": str(artifact.root), "enable_motion": True, "evidence_dir": str(folder)}
     return (
         Program("sim_robot", "dropgate_sim.sim_robot_node", ["--ros-args", *parameters(**arm)], ONE_THREAD),
         Program("guard", "dropgate_controller.guard_node", from_file, {}),

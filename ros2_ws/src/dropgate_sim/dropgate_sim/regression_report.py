@@ -106,6 +106,7 @@ def evidence_json(evidence: Evidence, wall_s: float) -> dict[str, Any]:
         "robot": evidence.robot.robot,
         "robot_file": evidence.robot.path.name,
         "robot_file_sha256": evidence.robot.sha256,
+        "limits_sha256": evidence.robot.limits_sha256,
         "margin": MARGIN,
         "panel": panel.to_json(),
         "episodes": len(rows),

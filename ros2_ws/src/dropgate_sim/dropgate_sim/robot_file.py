@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CONTROLLER = "dropgate_controller"
+from runtime.errors import ContractError
+from runtime.safety.limits import Timing, limits_digest, station_limits
+
+CONTROLLER, LIMITS = "dropgate_controller", "limits."
 SHARE = "dropgate_bringup"
 
 
@@ -21,12 +24,16 @@ class NoRobotFile(ValueError):
 
 @dataclass(frozen=True)
 class RobotFile:
-    """Absolute path, the robot's own name, its command interface, SHA-256 of the bytes."""
+    """Absolute path, the robot's own name, its command interface, SHA-256 of the bytes.
+
+    `limits_sha256` is the digest of the limits that a controller with this file runs with: what a release names.
+    """
 
     path: Path
     robot: str
     interface: str
     sha256: str
+    limits_sha256: str
 
 
 def find_robot_file(name: str) -> RobotFile:
@@ -40,7 +47,21 @@ def find_robot_file(name: str) -> RobotFile:
     data = path.read_bytes()
     parameters = _parameters(path, data)
     robot, interface = (_text(path, parameters, key) for key in ("robot", "command.interface"))
-    return RobotFile(path, robot, interface, hashlib.sha256(data).hexdigest())
+    if parameters.get("simulated") is not True:
+        raise NoRobotFile(f"{path}: does not say `simulated: true`; the regression moves simulated arms only")
+    return RobotFile(path, robot, interface, hashlib.sha256(data).hexdigest(), _limits(path, interface, parameters))
+
+
+def _limits(path: Path, interface: str, parameters: Mapping[str, Any]) -> str:
+    given = {name.removeprefix(LIMITS): value for name, value in parameters.items() if name.startswith(LIMITS)}
+    try:
+        limits = station_limits(interface, given.__getitem__, parameters.get("joints.names", ()))
+        timing = Timing(**{name: float(given[name]) for name in Timing.__dataclass_fields__ if name in given})
+    except KeyError as error:
+        raise NoRobotFile(f"{path}: {LIMITS}{error.args[0]} of node {CONTROLLER} is not there") from None
+    except (TypeError, ValueError, ContractError) as error:
+        raise NoRobotFile(f"{path}: {error}") from error
+    return limits_digest(limits, timing)
 
 
 def _parameters(path: Path, data: bytes) -> Mapping[str, Any]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LIBERO's arm behind the topics of a real one: commands in, joint states, tool pose and cameras out.
 
+Commands are heard below `/dropgate_sim/` only, so that what may move this arm can never move a real one.
+
 Lockstep contract: the node publishes `/clock` and then the observation of t_k, and waits for a motion command stamped
 t_k or later. The gripper command of the same instant must be *published before* the motion command, both reliable: when
 the motion command is there, everything that has arrived is read, and then the step is taken. A reset takes
@@ -37,15 +39,16 @@ from dropgate_sim.pace import Lockstep, Pace, RealTime, Turn
 from dropgate_sim.settings import BadSetting, check_fault, declare, fault_of
 from dropgate_sim.sim_robot import CAMERAS, Interface, NoScene, RobotState, Scene, SimRobot
 from runtime.clock import MonotonicClock
+from runtime.contract.regression import SIMULATED_NAMESPACE
 
 CANNOT_START = (
     BadSetting, UnknownTask, NoRenderer, ImportError, FileNotFoundError, InvalidParameterTypeException,
     InvalidParameterValueException,
 )  # fmt: skip
 START_NS = RESET_NS = 1_000_000_000
-TWIST_TOPIC = "/servo_node/delta_twist_cmds"
-TRAJECTORY_TOPIC = "/joint_trajectory_controller/joint_trajectory"
-GRIPPER_TOPIC = "/gripper/command"
+TWIST_TOPIC = SIMULATED_NAMESPACE + "servo_node/delta_twist_cmds"
+TRAJECTORY_TOPIC = SIMULATED_NAMESPACE + "joint_trajectory_controller/joint_trajectory"
+GRIPPER_TOPIC = SIMULATED_NAMESPACE + "gripper/command"
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
