@@ -7,12 +7,15 @@ position, axis-angle, two finger joints; ten settle steps with the gripper open 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compress.sim.on_demand import OnDemandCameras
 from compress.sim.suites import EMBEDDED_SUITE, MAX_STEPS, SUITES, Suite, Task, UnknownTask, open_suite
+
+if TYPE_CHECKING:
+    from compress.sim.perturb.base import Perturbation
 
 __all__ = [
     "EMBEDDED_SUITE",
@@ -85,11 +88,16 @@ class TaskEnv:
         self._draw = OnDemandCameras(self.libero.env, names, (image_size, image_size, 3))
         self._obs: dict[str, Any] | None = None
         self._fresh_images = False
+        self._change: Perturbation | None = None
         self.success = False
         self.steps = 0
 
     def reset(
-        self, initial_state_index: int | None = None, seed: int = 0, arm_noise: float = 0.0
+        self,
+        initial_state_index: int | None = None,
+        seed: int = 0,
+        arm_noise: float = 0.0,
+        change: Perturbation | None = None,
     ) -> dict[str, np.ndarray]:
         """Starts an episode and returns the first observation.
 
@@ -98,10 +106,15 @@ class TaskEnv:
             seed: seeds the scene (fixtures are drawn at each reset and are not part of a stored state).
             arm_noise: standard deviation [rad] of a disturbance of the seven arm joints, drawn from `seed`;
                 only for fresh layouts.
+            change: a perturbation of this episode; the next reset knows nothing of it.
         """
-        fresh = self.draw_layout(seed, arm_noise)
-        stored = None if initial_state_index is None else self.suite.initial_state(self.task, initial_state_index)
-        self._set_state(fresh if stored is None else stored)
+        self._change = change
+        state = self.draw_layout(seed, arm_noise)
+        if initial_state_index is not None:
+            state = self.suite.initial_state(self.task, initial_state_index)
+        self._set_state(state if change is None else change.initial_state(self, state))
+        if change is not None:
+            change.edit_scene(self)
         for k in range(SETTLE_STEPS):
             self._draw.due = k == SETTLE_STEPS - 1
             self._obs, *_ = self.libero.step(list(SETTLE_ACTION))
@@ -148,7 +161,7 @@ class TaskEnv:
         return bool(done)
 
     def observe(self) -> dict[str, np.ndarray]:
-        """`agentview` and `wrist`, uint8 (H, W, 3) RGB turned by 180 degrees, and `state`, float32 (8,).
+        """`agentview` and `wrist`, uint8 (H, W, 3) RGB turned by 180 degrees, and `state`, float32 (8,), as perturbed.
 
         Raises:
             StaleImages: the last step did not draw.
@@ -159,7 +172,13 @@ class TaskEnv:
             raise StaleImages("the last step drew no images. Next: step(action, want_images=True) before observe()")
         turned = {camera: self._obs[f"{camera}_image"][::-1, ::-1] for camera in self._cameras}
         images = {IMAGE_KEYS.get(camera, camera): np.ascontiguousarray(image) for camera, image in turned.items()}
-        return {**images, "state": self.state}
+        observation = {**images, "state": self.state}
+        return observation if self._change is None else self._change.observed(observation, self.steps)
+
+    def goal_holds(self, state: np.ndarray) -> bool:
+        """Whether the goal is reached in a flattened state (S,); the simulator is left in it, so set one afterwards."""
+        self._set_state(state)
+        return bool(self.libero.check_success())
 
     @property
     def state(self) -> np.ndarray:
