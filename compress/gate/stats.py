@@ -4,7 +4,8 @@
 Each pair gives D = candidate - baseline in {-1, 0, +1}. "Pass" bets against the null "mean D <= -margin", "fail" bets
 against "mean D >= -margin"; under its null a wealth is a nonnegative supermartingale that starts at 1, so it reaches
 1/alpha with probability at most alpha, whenever one stops (Ville). Finite population: with N pairs shuffled once, the
-null mean is what the pairs not yet seen must still have, (-N margin - sum) / (N - n).
+null mean is what the pairs not yet seen must still have, (-N margin - sum) / (N - n). How much is bet: `bets`; the
+bounds that go with it: `sequence`; the derivation: docs/gate-statistics.md.
 Sources: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (JRSS-B 2024), sections 4
 and 5 (betting; sampling without replacement); Ville 1939.
 """
@@ -17,8 +18,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
-BETS = tuple(k / 9 for k in range(1, 9))  # fractions of the largest bet that cannot go bankrupt
+from compress.gate.bets import AGAINST, Floats, fractions_for_pass, null_means
+
 _TIE = 1e-9  # N * margin is a float: exhaustion decides only beyond rounding
 
 
@@ -105,23 +106,45 @@ def wealth_paths(differences: ArrayLike, test: PairedTest) -> WealthPaths:
     Raises:
         BadEvidence: NaN, another value, another shape, or more pairs than the population has.
     """
-    d = _checked(differences, test)
-    runs, pairs = d.shape
-    bets = np.asarray(BETS)
-    grow, shrink = np.zeros((runs, len(bets))), np.zeros((runs, len(bets)))
-    passing, failing = np.zeros((runs, pairs)), np.zeros((runs, pairs))
-    seen = np.zeros(runs)
-    for i in range(pairs):
-        mean = _null_mean(seen, i, test)
-        step = (d[:, i] - mean)[:, None]
-        grow += np.log1p(_largest(1.0 + mean, mean < 1.0)[:, None] * bets * step)
-        shrink += np.log1p(-_largest(1.0 - mean, mean > -1.0)[:, None] * bets * step)
-        seen += d[:, i]
-        passing[:, i], failing[:, i] = _average(grow), _average(shrink)
-        surplus = _surplus(seen, i + 1, test)
-        passing[:, i] = np.where(surplus[0] > _TIE, np.inf, passing[:, i])
-        failing[:, i] = np.where(surplus[1] < -_TIE, np.inf, failing[:, i])
-    return WealthPaths(test, passing, failing)
+    d = checked(differences, test)
+    stakes = fractions_for_pass(d, test)
+    passing = log_wealth_above(d, stakes, test.population, -test.margin)
+    return WealthPaths(test, passing, log_wealth_below(d, test.population, -test.margin))
+
+
+def log_wealth_above(differences: Floats, stakes: Floats, population: int | None, mean: Floats | float) -> Floats:
+    """Log wealth of betting that the mean is above `mean`; it falls as `mean` grows. +inf once that is certain.
+
+    Args:
+        differences: (runs, pairs).
+        stakes: (runs, pairs) predictable fractions in [0, 1).
+        population: N, or None for a stream.
+        mean: hypothesised mean of the whole, a number or (runs, 1); one run may meet many: (1, pairs) and (many, 1).
+
+    Returns:
+        (runs, pairs) or (many, pairs).
+    """
+    seen = np.cumsum(differences, axis=1)
+    room = 1.0 + _nulls(differences, seen, population, mean)
+    wealth = np.cumsum(np.log1p(stakes * _gain(1.0 + differences, room)), axis=1)
+    if population is not None:
+        worst = seen - (population - 1.0 - np.arange(differences.shape[1]))
+        wealth = np.where(worst - population * np.asarray(mean) > _TIE, np.inf, wealth)
+    return wealth
+
+
+def log_wealth_below(differences: Floats, population: int | None, mean: Floats | float) -> Floats:
+    """Log wealth of betting that the mean is below `mean`, in equal shares on AGAINST; it grows with `mean`."""
+    seen = np.cumsum(differences, axis=1)
+    gain = _gain(1.0 - differences, 1.0 - _nulls(differences, seen, population, mean))
+    wealth = np.full(gain.shape, -np.inf)
+    for share in AGAINST:
+        wealth = np.logaddexp(wealth, np.cumsum(np.log1p(share * gain), axis=1))
+    wealth = wealth - np.log(len(AGAINST))
+    if population is not None:
+        best = seen + (population - 1.0 - np.arange(differences.shape[1]))
+        wealth = np.where(best - population * np.asarray(mean) < -_TIE, np.inf, wealth)
+    return wealth
 
 
 def decide(differences: ArrayLike, test: PairedTest) -> Decision:
@@ -133,7 +156,8 @@ def decide(differences: ArrayLike, test: PairedTest) -> Decision:
     return Decision({1: Outcome.PASS, -1: Outcome.FAIL, 0: Outcome.UNDECIDED}[outcome], used, last[0], last[1], path)
 
 
-def _checked(differences: ArrayLike, test: PairedTest) -> Floats:
+def checked(differences: ArrayLike, test: PairedTest) -> Floats:
+    """(runs, pairs) as float64. Raises BadEvidence as `wealth_paths` says."""
     d = np.asarray(differences, dtype=np.float64)
     if not np.isfinite(d).all():
         raise BadEvidence(
@@ -148,28 +172,12 @@ def _checked(differences: ArrayLike, test: PairedTest) -> Floats:
     return d
 
 
-def _null_mean(seen: Floats, n: int, test: PairedTest) -> Floats:
-    """Mean that the pairs from index `n` on have if the whole is exactly at the margin."""
-    if test.population is None:
-        return np.full_like(seen, -test.margin)
-    return (-test.population * test.margin - seen) / (test.population - n)
+def _nulls(differences: Floats, seen: Floats, population: int | None, mean: Floats | float) -> Floats:
+    return null_means(seen - differences, differences.shape[1], population, mean)
 
 
-def _largest(room: Floats, sensible: NDArray[np.bool_]) -> Floats:
-    """The bet at which one worst pair would cost everything; 0 (no bet) where the null cannot be beaten."""
-    possible = sensible & (room > _TIE)
-    return np.where(possible, 1.0 / np.where(possible, room, 1.0), 0.0)
-
-
-def _average(log_wealth: Floats) -> Floats:
-    top = log_wealth.max(axis=1)
-    mean: Floats = top + np.log(np.exp(log_wealth - top[:, None]).mean(axis=1))
-    return mean
-
-
-def _surplus(seen: Floats, n: int, test: PairedTest) -> tuple[Floats, Floats]:
-    """(worst, best) total of the whole population, relative to the margin; of a stream: never certain."""
-    if test.population is None:
-        return np.full_like(seen, -np.inf), np.full_like(seen, np.inf)
-    rest, at_margin = test.population - n, test.population * test.margin
-    return seen - rest + at_margin, seen + rest + at_margin
+def _gain(payoff: Floats, room: Floats) -> Floats:
+    """payoff / room - 1 >= -1; no bet where the null leaves no room (then only certainty can speak)."""
+    possible = room > _TIE
+    gain: Floats = np.where(possible, payoff / np.where(possible, room, 1.0) - 1.0, 0.0)
+    return gain

@@ -9,23 +9,10 @@ from statistics import median
 from typing import Any
 
 from compress.gate.floor import TaskFloor
-from compress.gate.intervals import mcnemar_exact, tango, wilson
 from compress.gate.judge import Judgement
 from compress.gate.plan import GatePlan
+from compress.gate.rates import comparison, rate
 from compress.gate.rows import EpisodeRow, RowKey
-
-Results = tuple[tuple[bool, bool], ...]
-
-
-def rate(successes: int, trials: int) -> dict[str, Any]:
-    """Count, rate and 95 % Wilson interval (fractions)."""
-    low, high = wilson(successes, trials)
-    return {
-        "successes": successes,
-        "trials": trials,
-        "rate": successes / trials if trials else None,
-        "wilson95": [low, high],
-    }
 
 
 def paired_summary(judgement: Judgement | None) -> dict[str, Any] | None:
@@ -46,24 +33,6 @@ def paired_summary(judgement: Judgement | None) -> dict[str, Any] | None:
         "log_e_fail": finite(decision.log_e_fail),
         "path_log_e": [[finite(a), finite(b)] for a, b in decision.path],
         **comparison(results),
-    }
-
-
-def comparison(results: Results) -> dict[str, Any]:
-    """Counts and intervals of (candidate, baseline) results; the intervals are for reading, they decide nothing."""
-    n = len(results)
-    lost = sum(baseline and not candidate for candidate, baseline in results)
-    gained = sum(candidate and not baseline for candidate, baseline in results)
-    return {
-        "candidate": rate(sum(candidate for candidate, _ in results), n),
-        "baseline": rate(sum(baseline for _, baseline in results), n),
-        "both": sum(candidate and baseline for candidate, baseline in results),
-        "lost": lost,
-        "gained": gained,
-        "neither": sum(not candidate and not baseline for candidate, baseline in results),
-        "difference": (gained - lost) / n if n else None,
-        "tango95": list(tango(lost, gained, n)),
-        "mcnemar_p": mcnemar_exact(lost, gained),
     }
 
 
