@@ -13,14 +13,16 @@ from compress.gate.environment import hardware, versions
 from compress.gate.floor import TaskFloor
 from compress.gate.judge import Judgement
 from compress.gate.markdown import markdown
+from compress.gate.panel_verdict import PanelVerdict
+from compress.gate.panels import slowness
 from compress.gate.plan import GatePlan, Pair
 from compress.gate.policies import PolicySource
-from compress.gate.rows import EpisodeRow, RowKey
+from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
 from compress.gate.spec import GateSpec
 from compress.gate.summary import paired_summary, steps_summary, task_summaries, wrong_instruction_summary
 from compress.gate.verdict import EXIT_CODES, Verdict
 
-SCHEMA = "dropgate.gate/1"
+SCHEMA = "dropgate.gate/2"
 GATE_JSON, GATE_MD, PARQUET = "gate.json", "gate.md", "episodes.parquet"
 
 
@@ -64,6 +66,7 @@ def write_report(
     rows: Mapping[RowKey, EpisodeRow] | None = None,
     filmstrips: tuple[dict[str, Any], ...] = (),
     wall_s: float = 0.0,
+    panels: tuple[PanelVerdict, ...] = (),
 ) -> GateReport:
     """Write the files (none for an error: the folder may belong to another run) and return the report."""
     rows, arms = rows or {}, arms or {}
@@ -83,6 +86,8 @@ def write_report(
         "paired": paired_summary(judgement),
         "tasks": task_summaries(plan, floors, judgement),
         "screening": [asdict(floor) for floor in floors],
+        "panels": [panel.entry() for panel in panels],
+        "warnings": [warning for panel in panels if (warning := slowness(panel))],
         "wrong_instruction": wrong_instruction_summary(rows),
         "speed": steps_summary(rows),
         "crashes": {
@@ -110,15 +115,17 @@ def write_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    places = {} if plan is None else {pair: place for place, pair in enumerate(plan.order)}
-    decided = set() if judgement is None else set(judgement.pairs)
+    places = {} if plan is None else {(IN_DISTRIBUTION, pair): place for place, pair in enumerate(plan.order)}
+    for name, scenes in ({} if plan is None else plan.panels).items():
+        places |= {(name, pair): place for place, (pair, _) in enumerate(scenes)}
+    decided = set() if judgement is None else {(IN_DISTRIBUTION, pair) for pair in judgement.pairs}
     lines = []
     for key in sorted(rows):
         row = rows[key].to_json()
         row.pop("actions")
-        pair = Pair(key.task, key.state, key.seed)
+        scene = (key.panel, Pair(key.task, key.state, key.seed))
         lines.append(
-            {**row, "place": places.get(pair), "decided": key.arm in ("candidate", "baseline") and pair in decided}
+            {**row, "place": places.get(scene), "decided": key.arm in ("candidate", "baseline") and scene in decided}
         )
     table = pa.Table.from_pylist(lines)
     write_atomic(path, lambda stream: pq.write_table(table, stream))

@@ -10,9 +10,10 @@ from typing import Any
 
 from compress.gate.floor import TaskFloor
 from compress.gate.judge import Judgement
+from compress.gate.panel_spec import INSTRUCTION_SWAP
 from compress.gate.plan import GatePlan
 from compress.gate.rates import comparison, rate
-from compress.gate.rows import EpisodeRow, RowKey
+from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
 
 
 def paired_summary(judgement: Judgement | None) -> dict[str, Any] | None:
@@ -68,7 +69,7 @@ def wrong_instruction_summary(rows: Mapping[RowKey, EpisodeRow]) -> dict[str, An
     """Per policy: how often the original goal was reached although another sentence was given (expected: near 0)."""
     out = {}
     for policy in ("candidate", "baseline"):
-        asked = [row for row in rows.values() if row.arm == "wrong_instruction" and row.policy == policy]
+        asked = [row for row in rows.values() if row.panel == INSTRUCTION_SWAP and row.policy == policy]
         out[policy] = rate(sum(row.success for row in asked), len(asked))
     return out
 
@@ -77,7 +78,7 @@ def steps_summary(rows: Mapping[RowKey, EpisodeRow]) -> dict[str, Any]:
     """Per policy: median control steps of its successful episodes, median seconds of one query on this machine."""
     out = {}
     for arm in ("candidate", "baseline"):
-        mine = [row for row in rows.values() if row.arm == arm]
+        mine = [row for row in rows.values() if row.arm == arm and row.panel == IN_DISTRIBUTION]
         steps = [row.steps for row in mine if row.success]
         queries = [row.infer_s / row.queries for row in mine if row.queries]
         out[arm] = {

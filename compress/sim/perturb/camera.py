@@ -31,7 +31,9 @@ class Camera(Perturbation):
         model = scene.model
         camera = model.camera(AGENT_CAMERA).id
         if model.cam_bodyid[camera] != 0:
-            raise BadPerturbation(f"camera {AGENT_CAMERA!r} is mounted on a body, expected one that stands in the world")
+            raise BadPerturbation(
+                f"camera {AGENT_CAMERA!r} is mounted on a body, expected one that stands in the world"
+            )
         azimuth, elevation = np.radians(rng.uniform(-1, 1, 2) * self.strength * [1.0, 0.5])
         distance, lens = np.exp(rng.uniform(-1, 1, 2) * self.strength / 100)
         position, frame = model.cam_pos[camera].copy(), scene.data.cam_xmat[camera].reshape(3, 3).copy()
