@@ -2,7 +2,7 @@
 """Would LIBERO alone have passed it? Several artifacts against one baseline, on the suite, every axis and the swap.
 
     python benchmarks/panel_table.py OUT --baseline FOLDER --candidate half=FOLDER --candidate two=FOLDER --pairs 40
-    python benchmarks/panel_table.py OUT --baseline FOLDER --candidate half=FOLDER ...   again: goes on, prints the table
+    python benchmarks/panel_table.py OUT --baseline FOLDER --candidate half=FOLDER ...   again: goes on
 
 A cell is one policy on the first `--pairs` scenes of one panel's own pre-registered order; all policies run the same
 scenes, so the baseline's episodes serve every candidate. Rows are appended as episodes finish: a SIGKILL loses those

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from compress.gate.bets import AGAINST, growth_optimal
+from compress.gate.bets import AGAINST, KELLY, growth_optimal
 from compress.gate.intervals import mcnemar_exact, tango, tango_score, wilson
 from compress.gate.stats import BadEvidence, Outcome, PairedTest, decide, wealth_paths
 
@@ -80,7 +80,7 @@ def test_wealth_equals_the_product_of_its_bets():
     run, margin = [0.0, -1.0, 1.0, 0.0, 0.0], 0.1
     paths = wealth_paths(np.array([run]), PairedTest(margin, 0.05))
     rates = [(2 + sum(map(abs, run[:i]))) / (40 + i) for i in range(len(run))]
-    stakes = [min(float(growth_optimal(np.array(r), np.array(margin))), 0.95 / (1 - margin)) for r in rates]
+    stakes = [min(KELLY * float(growth_optimal(np.array(r), np.array(margin))), 0.95 / (1 - margin)) for r in rates]
     up = math.prod(1 + stake * (d + margin) for stake, d in zip(stakes, run, strict=True))
     down = [math.prod(1 - f / (1 + margin) * (d + margin) for d in run) for f in AGAINST]
     assert paths.passing[0, -1] == pytest.approx(math.log(up), rel=1e-12)

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
 from compress.gate.floor import TaskFloor
 from compress.gate.jobs import Job
+from compress.gate.panel_verdict import PanelVerdict, judge_panel
 from compress.gate.plan import MIN_POPULATION, GatePlan, Pair
+from compress.gate.rates import Results
 from compress.gate.rows import EpisodeRow, RowKey
 from compress.gate.stats import Decision, Outcome, PairedTest, decide
+from compress.gate.vetoes import Veto, vetoes
 
 Rows = Mapping[RowKey, EpisodeRow]
 
@@ -60,7 +64,7 @@ def judge(plan: GatePlan, floors: tuple[TaskFloor, ...], rows: Rows) -> Judgemen
     population = counted_pairs(plan, floors)
     budget = population[: int(plan.protocol["pairs"])]
     finite = len(population) if len(population) >= MIN_POPULATION else None
-    test = PairedTest(float(plan.protocol["margin"]), float(plan.protocol["alpha"]), finite)
+    test = PairedTest(float(plan.protocol["margin"]), float(plan.protocol["alpha"]), finite, max(1, len(budget)))
     results: list[tuple[bool, bool]] = []
     for pair in budget:
         both = [rows.get(Job.of(arm, arm, pair, 0).key) for arm in ("candidate", "baseline")]
@@ -71,3 +75,25 @@ def judge(plan: GatePlan, floors: tuple[TaskFloor, ...], rows: Rows) -> Judgemen
     used = decision.pairs
     missing = 0 if decision.outcome is not Outcome.UNDECIDED else len(budget) - len(results)
     return Judgement(test, decision, budget[:used], tuple(results[:used]), len(budget), missing)
+
+
+def primary_panel(judgement: Judgement, rows: Rows) -> PanelVerdict:
+    """The pooled comparison as the first panel of `gate.json`, with the bounds that go with its decision."""
+    steps: dict[str, float | None] = {}
+    for arm in ("candidate", "baseline"):
+        found = [rows[Job.of(arm, arm, pair, 0).key] for pair in judgement.pairs]
+        won = [row.steps for row in found if row.success]
+        steps[arm] = float(median(won)) if won else None
+    return judge_panel("in_distribution", "suite", judgement.test, judgement.results, judgement.planned, steps)
+
+
+def level_vetoes(plan: GatePlan, judgement: Judgement) -> tuple[Veto, ...]:
+    """Suites, then tasks, each against the margin of the primary comparison and Holm-adjusted over its level."""
+    suites: dict[str, Results] = {str(plan.protocol["suite"]): judgement.results}
+    tasks: dict[str, Results] = {}
+    for task in plan.tasks:
+        of_task = [r for pair, r in zip(judgement.pairs, judgement.results, strict=True) if pair.task == task.index]
+        if of_task:
+            tasks[task.name] = tuple(of_task)
+    test = judgement.test
+    return vetoes("suite", suites, test.margin, test.alpha) + vetoes("task", tasks, test.margin, test.alpha)

@@ -22,7 +22,7 @@ SPEAKING = (Language.axis, INSTRUCTION_SWAP)
 
 
 def refused_panels(plan: GatePlan, arms: Mapping[str, PolicySource]) -> dict[str, str]:
-    """Panels of the plan that cannot be run, each with the reason; only those that change the sentence can be refused."""
+    """Panels of the plan that cannot be run, with the reason; only those that change the sentence can be refused."""
     found = {}
     for name in (name for name in SPEAKING if name in plan.panels):
         try:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from compress.gate.margins import margin_of
 from compress.gate.rows import IN_DISTRIBUTION
 from compress.sim.perturb.registry import AXES, perturbation
 
@@ -25,14 +26,15 @@ class PanelSpec:
 
     Attributes:
         pairs: budget; undecided then means hold.
-        margin: the loss that is still accepted (instruction_swap: the rise of success under a wrong sentence).
+        margin: the loss that is still accepted, a rate, `release` or `strict` (instruction_swap: the rise of success
+            under a wrong sentence).
         alpha: probability of passing a policy that is worse than that; None takes the gate's.
         strength: of the perturbation, in the unit of the axis (docs/panels.md); None takes the axis's default.
         advisory: reported only; a release needs every other panel to pass.
     """
 
     pairs: int = 60
-    margin: float = 0.10
+    margin: float | str = 0.10
     alpha: float | None = None
     strength: float | None = None
     advisory: bool = False
@@ -49,7 +51,11 @@ class PanelSpec:
                 strength = perturbation(name, 0, 0, 0, strength).strength
             except ValueError as error:
                 raise PanelSpecError(f"panel {name!r}: {error}") from error
-        full = replace(self, alpha=alpha if self.alpha is None else self.alpha, strength=strength)
+        try:
+            margin = margin_of(self.margin)
+        except ValueError as error:
+            raise PanelSpecError(f"panel {name!r}: {error}") from error
+        full = replace(self, margin=margin, alpha=alpha if self.alpha is None else self.alpha, strength=strength)
         if isinstance(full.pairs, bool) or not isinstance(full.pairs, int) or full.pairs < 1:
             raise PanelSpecError(f"panel {name!r} has pairs {full.pairs!r}, expected a whole number of at least 1")
         for what, value in (("margin", full.margin), ("alpha", full.alpha)):

@@ -8,7 +8,7 @@ correction: promoting wrongly means that a particular false one passed (intersec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compress.gate.rates import comparison
@@ -84,7 +84,7 @@ def judge_panel(
 
     Args:
         name, kind: one of PANELS, of KINDS.
-        test: fixed before the first pair.
+        test: fixed before the first pair; its budget is `planned` unless it has one.
         results: (candidate, baseline) of the pairs in the plan's order, up to the first missing one. True is the
             counted event: the goal was reached; for `swap`: it was NOT reached under the wrong sentence (the caller
             negates), so that a negative difference is a worse candidate everywhere.
@@ -99,6 +99,7 @@ def judge_panel(
         raise BadPanel(f"panel {name!r} of kind {kind!r}, expected one of {PANELS} and of {KINDS}")
     if len(results) > planned:
         raise BadPanel(f"panel {name}: {len(results)} pairs of {planned} planned: a pair was counted twice")
+    test = test if test.budget is not None or planned < 1 else replace(test, budget=planned)
     differences = [float(candidate) - float(baseline) for candidate, baseline in results]
     decision = decide(differences, test)
     used = tuple((bool(candidate), bool(baseline)) for candidate, baseline in results[: decision.pairs])

@@ -13,7 +13,7 @@ from compress.gate.judge import Judgement
 from compress.gate.panel_spec import kind_of
 from compress.gate.panel_verdict import NOT_RUN, PanelVerdict, judge_panel
 from compress.gate.plan import MIN_POPULATION, GatePlan, Pair
-from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
+from compress.gate.rows import EpisodeRow, RowKey
 from compress.gate.stats import Outcome, PairedTest
 from compress.gate.verdict import Verdict, verdict_of
 
@@ -91,8 +91,8 @@ def judge_panels(
     rows: Rows,
     refused: Mapping[str, str],
 ) -> tuple[PanelVerdict, ...]:
-    """`in_distribution` first, then every panel of the plan; `refused` says of a panel why it cannot be run."""
-    found = [primary_panel(plan, judgement, rows)]
+    """Every panel of the plan after the primary one; `refused` says of a panel why it cannot be run."""
+    found = []
     for name in plan.panels:
         verdict = judge_scenes(plan, () if name in refused else panel_scenes(plan, floors, name), name, rows)
         if verdict.outcome == NOT_RUN:
@@ -101,41 +101,39 @@ def judge_panels(
     return tuple(found)
 
 
-def primary_panel(plan: GatePlan, judgement: Judgement | None, rows: Rows) -> PanelVerdict:
-    """The paired comparison on the suite itself, as a panel."""
-    if judgement is None:
-        test = PairedTest(float(plan.protocol["margin"]), float(plan.protocol["alpha"]))
-        return judge_panel(IN_DISTRIBUTION, "suite", test, (), 0, {})
-    scenes = [(pair, pair.task) for pair in judgement.pairs]
-    steps = median_steps(row_pairs(plan, scenes, IN_DISTRIBUTION, rows), IN_DISTRIBUTION)
-    return judge_panel(IN_DISTRIBUTION, "suite", judgement.test, judgement.results, judgement.planned, steps)
-
-
 def release_verdict(
     plan: GatePlan, floors: tuple[TaskFloor, ...], judgement: Judgement | None, panels: Iterable[PanelVerdict]
 ) -> tuple[Verdict, str]:
-    """Verdict and reason: the suite itself must pass, and then every panel that is not advisory."""
-    verdict, reason = verdict_of(plan, floors, judgement)
-    needed = [
-        panel for panel in panels if panel.name in plan.panels and not plan.protocol["panels"][panel.name]["advisory"]
-    ]
-    missed = [panel for panel in needed if panel.outcome != Outcome.PASS.value]
-    if verdict is not Verdict.PROMOTE or not needed:
-        return verdict, reason
-    if missed:
-        return Verdict.HOLD, "; ".join(f"panel {panel.name}: {panel.reason}" for panel in missed)
-    return verdict, f"{reason}; panels passed: {', '.join(panel.name for panel in needed)}"
+    """Verdict and reason: the suite itself must pass, and every panel that is not advisory, with a fit baseline."""
+    least, terms = float(plan.protocol["min_baseline"]), plan.protocol["panels"]
+    needed = [panel for panel in panels if not terms[panel.name]["advisory"]]
+    judged = [replace(p, outcome=NOT_RUN, reason=why) if (why := weakness(least, p)) else p for p in needed]
+    verdict, reason = verdict_of(plan, floors, judgement, judged)
+    passed = ", ".join(panel.name for panel in judged)
+    return verdict, f"{reason}; panels passed: {passed}" if verdict is Verdict.PROMOTE and passed else reason
+
+
+def weakness(least: float, panel: PanelVerdict) -> str:
+    """Why a panel that passed proves nothing: a baseline that fails is no standard; else empty."""
+    n = len(panel.results)
+    wins = sum(baseline for _, baseline in panel.results)
+    if panel.outcome != Outcome.PASS.value or wins >= least * n:
+        return ""
+    return f"proves nothing, the baseline itself manages {wins} of {n} (at least {100 * least:g} % are expected)"
 
 
 def slowness(panel: PanelVerdict) -> str:
-    """A warning if the candidate's median success takes much longer than the baseline's; else empty."""
+    """That the candidate's median success takes much longer than the baseline's; else empty."""
     candidate, baseline = (panel.steps.get(policy) for policy in POLICIES)
     if candidate is None or baseline is None or candidate <= SLOWER * baseline:
         return ""
-    longer = 100 * (candidate / baseline - 1)
-    return (
-        f"{panel.name}: the candidate's median success takes {candidate:g} steps, {longer:.0f} % more than {baseline:g}"
-    )
+    return f"median success takes {candidate:g} steps, {100 * (candidate / baseline - 1):.0f} % more than {baseline:g}"
+
+
+def panel_warnings(least: float, panels: Iterable[PanelVerdict]) -> list[str]:
+    """Sentences for the report."""
+    found = [(panel.name, why) for panel in panels for why in (weakness(least, panel), slowness(panel)) if why]
+    return [f"{name}: {why}" for name, why in found]
 
 
 def _why_not(plan: GatePlan, name: str, judgement: Judgement | None) -> str:

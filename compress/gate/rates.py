@@ -24,8 +24,7 @@ def rate(successes: int, trials: int) -> dict[str, Any]:
 def comparison(results: Results) -> dict[str, Any]:
     """Counts and intervals of (candidate, baseline) results; the intervals are for reading, they decide nothing."""
     n = len(results)
-    lost = sum(baseline and not candidate for candidate, baseline in results)
-    gained = sum(candidate and not baseline for candidate, baseline in results)
+    lost, gained = discordant(results)
     return {
         "candidate": rate(sum(candidate for candidate, _ in results), n),
         "baseline": rate(sum(baseline for _, baseline in results), n),
@@ -37,3 +36,9 @@ def comparison(results: Results) -> dict[str, Any]:
         "tango95": list(tango(lost, gained, n)),
         "mcnemar_p": mcnemar_exact(lost, gained),
     }
+
+
+def discordant(results: Results) -> tuple[int, int]:
+    """(lost, gained): pairs that only the baseline solved, that only the candidate solved."""
+    lost = sum(baseline and not candidate for candidate, baseline in results)
+    return lost, sum(candidate and not baseline for candidate, baseline in results)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compress.gate.margins import margin_of
 from compress.gate.panel_spec import INSTRUCTION_SWAP, PanelSpec, PanelSpecError, resolve
 
 # how the run is carried out, not what it finds: these may differ when a run is resumed
@@ -28,7 +29,7 @@ class GateSpec:
         tasks: names, sentences or indices; None takes all of the suite.
         states: how many stored initial states of each task belong to the population; None takes all.
         pairs: budget: at most so many (task, state) pairs are run by both policies; undecided then means hold.
-        margin: the loss of success rate that is still accepted (0.10 quick, 0.05 release).
+        margin: the loss of success rate that is still accepted: a rate, or `release` (0.03) or `strict` (0.02).
         alpha: probability of promoting a policy that is worse than that.
         order_seed: of the one random order of all pairs, of the screening states and of the wrong sentences.
         env_seed: given to the scene before every reset, the same for every policy.
@@ -38,7 +39,7 @@ class GateSpec:
         floor_states: scenes per task on which the blind replay and the baseline are compared beforehand.
         floor_gap: a task counts as proof only if the baseline beats the blind replay by at least this rate.
         min_baseline: success rate on the screening scenes under which the baseline itself counts as broken.
-        panels: robustness axes and `instruction_swap`, each with its own terms; those that are not advisory must pass too.
+        panels: robustness axes and `instruction_swap`, each with terms of its own; all that are not advisory must pass.
         workers: simulator processes.
         envs_per_worker: task environments that each keeps built (about 0.3 to 2 GB each).
         episode_timeout_s: seconds after which a silent worker counts as dead.
@@ -50,7 +51,7 @@ class GateSpec:
     tasks: tuple[int | str, ...] | None = None
     states: int | None = None
     pairs: int = 100
-    margin: float = 0.10
+    margin: float | str = 0.10
     alpha: float = 0.05
     order_seed: int = 0
     env_seed: int = 0
@@ -87,10 +88,14 @@ class GateSpec:
         for name in ("states", "max_steps", "image_size"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), 1)
+        try:
+            object.__setattr__(self, "margin", margin_of(self.margin))
+        except ValueError as error:
+            raise GateSpecError(str(error)) from error
         _rate("margin", self.margin, 0.0, 0.5)
         _rate("alpha", self.alpha, 0.0, 0.5)
         _rate("min_baseline", self.min_baseline, 0.0, 1.0)
-        _rate("floor_gap", self.floor_gap, self.margin, 1.0)
+        _rate("floor_gap", self.floor_gap, float(self.margin), 1.0)
         try:
             object.__setattr__(self, "panels", resolve(self.panels, self.alpha))
         except PanelSpecError as error:

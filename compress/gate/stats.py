@@ -18,9 +18,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compress.gate.bets import AGAINST, Floats, fractions_for_pass, null_means
-
-_TIE = 1e-9  # N * margin is a float: exhaustion decides only beyond rounding
+from compress.gate.bets import AGAINST, TIE, Floats, fractions_for_pass, gain, null_means
 
 
 class Outcome(str, Enum):
@@ -43,11 +41,13 @@ class PairedTest:
         margin: the loss of success rate that is still accepted, in (0, 1).
         alpha: probability of a false pass (and, separately, of a false fail), in (0, 0.5).
         population: N when the pairs are N distinct ones in one random order; None for an endless stream.
+        budget: at most so many pairs will be looked at; the bets on "pass" plan for it. None: no end is known.
     """
 
     margin: float
     alpha: float
     population: int | None = None
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.margin < 1.0:
@@ -56,6 +56,8 @@ class PairedTest:
             raise BadEvidence(f"alpha is {self.alpha}, expected a probability between 0 and 0.5, such as 0.05")
         if self.population is not None and self.population < 1:
             raise BadEvidence(f"population is {self.population}, expected at least one pair, or None for a stream")
+        if self.budget is not None and self.budget < 1:
+            raise BadEvidence(f"budget is {self.budget}, expected at least one pair, or None without an end")
 
     @property
     def threshold(self) -> float:
@@ -104,7 +106,7 @@ def wealth_paths(differences: ArrayLike, test: PairedTest) -> WealthPaths:
         test: margin, alpha, population.
 
     Raises:
-        BadEvidence: NaN, another value, another shape, or more pairs than the population has.
+        BadEvidence: NaN, another value, another shape, or more pairs than the population or the budget has.
     """
     d = checked(differences, test)
     stakes = fractions_for_pass(d, test)
@@ -126,24 +128,24 @@ def log_wealth_above(differences: Floats, stakes: Floats, population: int | None
     """
     seen = np.cumsum(differences, axis=1)
     room = 1.0 + _nulls(differences, seen, population, mean)
-    wealth = np.cumsum(np.log1p(stakes * _gain(1.0 + differences, room)), axis=1)
+    wealth = np.cumsum(np.log1p(stakes * gain(1.0 + differences, room)), axis=1)
     if population is not None:
         worst = seen - (population - 1.0 - np.arange(differences.shape[1]))
-        wealth = np.where(worst - population * np.asarray(mean) > _TIE, np.inf, wealth)
+        wealth = np.where(worst - population * np.asarray(mean) > TIE, np.inf, wealth)
     return wealth
 
 
 def log_wealth_below(differences: Floats, population: int | None, mean: Floats | float) -> Floats:
     """Log wealth of betting that the mean is below `mean`, in equal shares on AGAINST; it grows with `mean`."""
     seen = np.cumsum(differences, axis=1)
-    gain = _gain(1.0 - differences, 1.0 - _nulls(differences, seen, population, mean))
-    wealth = np.full(gain.shape, -np.inf)
+    won = gain(1.0 - differences, 1.0 - _nulls(differences, seen, population, mean))
+    wealth = np.full(won.shape, -np.inf)
     for share in AGAINST:
-        wealth = np.logaddexp(wealth, np.cumsum(np.log1p(share * gain), axis=1))
+        wealth = np.logaddexp(wealth, np.cumsum(np.log1p(share * won), axis=1))
     wealth = wealth - np.log(len(AGAINST))
     if population is not None:
         best = seen + (population - 1.0 - np.arange(differences.shape[1]))
-        wealth = np.where(best - population * np.asarray(mean) < -_TIE, np.inf, wealth)
+        wealth = np.where(best - population * np.asarray(mean) < -TIE, np.inf, wealth)
     return wealth
 
 
@@ -169,15 +171,10 @@ def checked(differences: ArrayLike, test: PairedTest) -> Floats:
         )
     if test.population is not None and d.shape[1] > test.population:
         raise BadEvidence(f"{d.shape[1]} pairs of a population of {test.population}: a pair was counted twice")
+    if test.budget is not None and d.shape[1] > test.budget:
+        raise BadEvidence(f"{d.shape[1]} pairs of a budget of {test.budget}: the bets were planned for fewer")
     return d
 
 
 def _nulls(differences: Floats, seen: Floats, population: int | None, mean: Floats | float) -> Floats:
     return null_means(seen - differences, differences.shape[1], population, mean)
-
-
-def _gain(payoff: Floats, room: Floats) -> Floats:
-    """payoff / room - 1 >= -1; no bet where the null leaves no room (then only certainty can speak)."""
-    possible = room > _TIE
-    gain: Floats = np.where(possible, payoff / np.where(possible, room, 1.0) - 1.0, 0.0)
-    return gain

@@ -11,13 +11,17 @@ from typing import Any
 from compress.gate.floor import TaskFloor
 from compress.gate.judge import Judgement
 from compress.gate.panel_spec import INSTRUCTION_SWAP
+from compress.gate.panel_verdict import PanelVerdict
 from compress.gate.plan import GatePlan
 from compress.gate.rates import comparison, rate
 from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
 
 
-def paired_summary(judgement: Judgement | None) -> dict[str, Any] | None:
-    """Evidence, table of pairs, rates and intervals of the pairs that the verdict rests on."""
+def paired_summary(judgement: Judgement | None, panel: PanelVerdict) -> dict[str, Any] | None:
+    """Evidence, table of pairs, rates, bounds and intervals of the pairs that the verdict rests on.
+
+    `path_log_e` has the two log wealths after each pair, `path` the lower and upper bound (`sequence.Sequence.path`).
+    """
     if judgement is None:
         return None
     decision, test, results = judgement.decision, judgement.test, judgement.results
@@ -33,6 +37,9 @@ def paired_summary(judgement: Judgement | None) -> dict[str, Any] | None:
         "log_e_pass": finite(decision.log_e_pass),
         "log_e_fail": finite(decision.log_e_fail),
         "path_log_e": [[finite(a), finite(b)] for a, b in decision.path],
+        "lower": panel.lower,
+        "upper": panel.upper,
+        "path": [list(bounds) for bounds in panel.path],
         **comparison(results),
     }
 

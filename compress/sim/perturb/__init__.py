@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Robustness axes (after LIBERO-Plus) as perturbations of any LIBERO scene; no asset beyond those of the scene itself."""
+"""Robustness axes (after LIBERO-Plus) as perturbations of any LIBERO scene, without further assets."""
