@@ -7,15 +7,12 @@ position, axis-angle, two finger joints; ten settle steps with the gripper open 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from compress.sim.on_demand import OnDemandCameras
 from compress.sim.suites import EMBEDDED_SUITE, MAX_STEPS, SUITES, Suite, Task, UnknownTask, open_suite
-
-if TYPE_CHECKING:
-    from compress.sim.perturb.base import Perturbation
 
 __all__ = [
     "EMBEDDED_SUITE",
@@ -49,6 +46,19 @@ class NotReset(RuntimeError):
 
 class StaleImages(RuntimeError):
     """`observe` after a step that was told not to draw."""
+
+
+class Change(Protocol):
+    """What may be different about one episode; `compress.sim.perturb` has the robustness axes."""
+
+    def initial_state(self, env: TaskEnv, state: np.ndarray) -> np.ndarray:
+        """Where the scene starts instead of `state`, flattened simulator state (S,)."""
+
+    def edit_scene(self, env: TaskEnv) -> None:
+        """Edit the compiled model or the controller before anything moves; the next reset makes new ones."""
+
+    def observed(self, observation: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
+        """What is seen of the observation after `step` control steps."""
 
 
 class TaskEnv:
@@ -88,7 +98,7 @@ class TaskEnv:
         self._draw = OnDemandCameras(self.libero.env, names, (image_size, image_size, 3))
         self._obs: dict[str, Any] | None = None
         self._fresh_images = False
-        self._change: Perturbation | None = None
+        self._change: Change | None = None
         self.success = False
         self.steps = 0
 
@@ -97,7 +107,7 @@ class TaskEnv:
         initial_state_index: int | None = None,
         seed: int = 0,
         arm_noise: float = 0.0,
-        change: Perturbation | None = None,
+        change: Change | None = None,
     ) -> dict[str, np.ndarray]:
         """Starts an episode and returns the first observation.
 
@@ -106,7 +116,7 @@ class TaskEnv:
             seed: seeds the scene (fixtures are drawn at each reset and are not part of a stored state).
             arm_noise: standard deviation [rad] of a disturbance of the seven arm joints, drawn from `seed`;
                 only for fresh layouts.
-            change: a perturbation of this episode; the next reset knows nothing of it.
+            change: what is different about this episode; the next reset knows nothing of it.
         """
         self._change = change
         state = self.draw_layout(seed, arm_noise)

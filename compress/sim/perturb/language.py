@@ -32,7 +32,7 @@ _POLITE = ("please {0}", "now {0}", "{0} please")
 class Language(Perturbation):
     """strength 1: other verbs, or the place named first; strength 2: a polite frame around that."""
 
-    axis, unit, default, highest = "language", "1 or 2 changes", 1.0, 2.0
+    axis, unit, default, highest = "language", "changes of words", 1.0, 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
