@@ -27,7 +27,7 @@ from compress.gate.panel_fit import refused_panels
 from compress.gate.panel_spec import PANELS, PanelSpec, kind_of, strengths
 from compress.gate.panel_verdict import judge_panel
 from compress.gate.panels import Scene, counted, median_steps, panel_job, row_pairs
-from compress.gate.plan import MIN_POPULATION, GatePlan, make_plan, register
+from compress.gate.plan import MIN_POPULATION, GatePlan, make_plan
 from compress.gate.policies import PolicySource, artifact_source
 from compress.gate.rates import comparison
 from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey, RowLog, read_rows
@@ -38,7 +38,7 @@ from compress.gate.stats import PairedTest
 from compress.gate.workers import WorkerPool
 
 BASELINE = "baseline"
-ALL = (IN_DISTRIBUTION, *PANELS)
+DECISIVE = ("suite", "pairs", "margin", "alpha", "env_seed", "open_loop", "image_size", "panels")
 
 
 def main() -> None:
@@ -48,6 +48,7 @@ def main() -> None:
     spec = _spec(options)
     sources = {BASELINE: artifact_source(options.baseline, spec)}
     sources |= {name: artifact_source(folder, spec) for name, folder in named.items()}
+    options.out.mkdir(parents=True, exist_ok=True)
     plan = _plan(spec, sources, options.out)
     _remember(options.out / "policies.json", {name: source.identity for name, source in sources.items()})
     refused = {name: refused_panels(plan, {name: source}) for name, source in sources.items()}
@@ -103,8 +104,13 @@ def _plan(spec: GateSpec, sources: Mapping[str, PolicySource], out: Path) -> Gat
     if len(sizes) != 1:
         raise SystemExit(f"the policies want images of {sorted(map(str, sizes))} pixels, expected one size for all")
     plan = make_plan(replace(spec, image_size=sizes.pop()), suite_tasks(spec), {BASELINE: sources[BASELINE].identity})
-    out.mkdir(parents=True, exist_ok=True)
-    register(plan, out / "plan.json")
+    path, data = out / "plan.json", plan.to_json()
+    known = json.loads(path.read_text()) if path.exists() else data
+    differ = [key for key in ("arms", "tasks", "order", "panels") if known.get(key) != data[key]]
+    differ += [f"protocol.{key}" for key in DECISIVE if known["protocol"].get(key) != data["protocol"][key]]
+    if differ:
+        raise SystemExit(f"{path} is of another table: {', '.join(differ)} differ. Next: use a new folder")
+    write_json(path, known)
     return plan
 
 
@@ -196,9 +202,8 @@ def _cell(plan: GatePlan, panel: str, rows: Mapping[RowKey, EpisodeRow]) -> dict
     scenes = _scenes(plan, panel)
     budget = scenes[: int(plan.protocol["pairs"])]
     pairs = row_pairs(plan, budget, panel, rows)
-    test = PairedTest(
-        plan.protocol["margin"], plan.protocol["alpha"], len(scenes) if len(scenes) >= MIN_POPULATION else None
-    )
+    finite = len(scenes) if len(scenes) >= MIN_POPULATION else None
+    test = PairedTest(plan.protocol["margin"], plan.protocol["alpha"], finite, max(1, len(budget)))
     results = counted(pairs, panel)
     entry = judge_panel(panel, kind_of(panel), test, results, len(budget), median_steps(pairs, panel)).entry()
     found = comparison(tuple(results))

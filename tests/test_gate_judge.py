@@ -116,7 +116,7 @@ def test_a_row_that_came_early_waits_for_those_before_it():
     }
     judgement = judge(plan, floors, late)
     assert (judgement.decision.pairs, judgement.missing) == (0, 100)
-    assert not judgement.settled
+    assert not judgement.decided
 
 
 def test_missing_rows_hold():

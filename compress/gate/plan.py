@@ -28,11 +28,12 @@ RULE = (
     "A task counts if the baseline's rate exceeds the replay's by at least floor_gap. 2. Both policies run the pairs "
     "of `order` whose task counts, in that order, at most `pairs` of them; a crash is a failure. 3. Each pair gives "
     "candidate minus baseline, -1, 0 or +1; two betting e-processes look after every pair; the first that reaches "
-    "1/alpha decides. Promote only if 'not worse by the margin' is reached. 4. Every panel is a test of its own of "
-    "that kind, with its own order, budget, margin and alpha, on the pairs whose task counts; both policies get the "
-    "same perturbation, drawn from (panel, task, state, seed) alone. Under instruction_swap the policies are told "
-    "another task's sentence, and what counts is NOT reaching the original goal. Promote only if every panel that is "
-    "not advisory passes too, with a baseline that itself manages at least min_baseline of it."
+    "1/alpha decides. 4. After a pass, the next pairs in `order` of every task that was seen too seldom for a veto. 5. "
+    "Every panel is a test of its own of that kind, with its own order, budget, margin and alpha, on the pairs whose "
+    "task counts; both policies get the same perturbation, drawn from (panel, task, state, seed) alone. Under "
+    "instruction_swap the policies are told another task's sentence, and what counts is NOT reaching the original "
+    "goal. 6. Promote only if 'not worse by the margin' is reached, no suite or task is significantly worse (Holm), "
+    "and every panel that is not advisory passes, with a baseline that itself manages at least min_baseline of it."
 )
 
 

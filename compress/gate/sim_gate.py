@@ -19,7 +19,7 @@ from compress.gate.episodes import SimulatorBroken
 from compress.gate.filmstrip import draw_filmstrips
 from compress.gate.floor import TaskFloor, recording_jobs, replay_jobs, screening_jobs, task_floors
 from compress.gate.jobs import Job, WorkerSetup
-from compress.gate.judge import Judgement, judge, pair_jobs
+from compress.gate.judge import Judgement, extra_jobs, judge, pair_jobs
 from compress.gate.panel_fit import refused_panels
 from compress.gate.panel_spec import strengths
 from compress.gate.panel_verdict import PanelVerdict
@@ -143,11 +143,12 @@ class _Run:
     def compare(self, floors: tuple[TaskFloor, ...]) -> Judgement:
         """Both policies on the pairs, in order, until decided or the budget is spent."""
 
-        def settled() -> bool:
-            return judge(self.plan, floors, self.log.rows).settled
+        def decided() -> bool:
+            return judge(self.plan, floors, self.log.rows).decided
 
-        if not settled():
-            self._do("pairs", pair_jobs(self.plan, floors), settled)
+        if not decided():
+            self._do("pairs", pair_jobs(self.plan, floors), decided)
+        self._do("each task", extra_jobs(judge(self.plan, floors, self.log.rows), self.plan))
         return judge(self.plan, floors, self.log.rows)
 
     def panels(

@@ -34,6 +34,9 @@ def verdict_of(
     wins = [sum(result[i] for result in judgement.results) for i in (0, 1)]
     n, margin, alpha = len(judgement.results), judgement.test.margin, judgement.test.alpha
     score = f"candidate {wins[0]}/{n}, baseline {wins[1]}/{n}"
+    if judgement.decision.outcome is Outcome.PASS and judgement.missing:
+        found = f"{judgement.missing} of {len(judgement.extra)} further pairs of tasks seen too seldom are missing"
+        return Verdict.HOLD, f"not worse over all pairs ({score}), but {found}. Next: run the gate again, it continues"
     if judgement.decision.outcome is Outcome.PASS:
         objections = [*_vetoed(plan, judgement), *(f"{p.name}: {p.reason}" for p in panels if p.outcome != "pass")]
         if objections:

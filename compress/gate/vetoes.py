@@ -7,7 +7,9 @@ all members of the level, so that a good candidate is not held by chance. A veto
 the promotion's alpha and cannot raise it. With few pairs it cannot speak (`fewest_losses`, docs/gate-statistics.md).
 
 Exact: the score of Tango 1998 orders the outcomes (lost, gained) of n pairs; p is the largest probability, over the
-unknown rate of discordant pairs, of an outcome at least as bad when the difference is exactly -margin.
+unknown rate of discordant pairs, of an outcome at least as bad when the difference is exactly -margin. That rate is at
+most what two independent policies could show, (1 + margin^2) / 2: on the same scene, outcomes are not opposed. If they
+were, a good candidate would be held; a bad one would never be promoted by it.
 Sources: Holm 1979; Hsueh, Liu and Chen, "Unconditional exact tests for equivalence or noninferiority for paired binary
 endpoints", Biometrics 57 (2001).
 """
@@ -26,7 +28,7 @@ from compress.gate.rates import Results, discordant
 
 Floats = NDArray[np.float64]
 LEVELS = ("suite", "task")
-_RATES = 48  # discordant rates between the margin and 1 over which the probability is maximised, evenly in sqrt
+_RATES = 48  # discordant rates over which the probability is maximised, evenly in sqrt
 _SAME = 1e-9
 
 
@@ -120,18 +122,28 @@ def _score(lost: NDArray[np.int64], gained: NDArray[np.int64], pairs: int, margi
 
 
 def _largest_probability(losses: NDArray[np.int64], gains: NDArray[np.int64], pairs: int, margin: float) -> float:
-    """Largest probability of these outcomes when P(lost) - P(gained) = margin."""
+    """Largest probability of these outcomes when P(lost) - P(gained) = margin and outcomes are not opposed."""
     logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, pairs + 1)))])  # log n!
     same = pairs - losses - gains
     ways = logs[pairs] - logs[losses] - logs[gains] - logs[same]
     best = 0.0
-    for rate in margin + (1.0 - margin) * np.linspace(0.0, 1.0, _RATES) ** 2:
+    most = (1.0 + margin * margin) / 2.0
+    for rate in margin + (most - margin) * np.linspace(0.0, 1.0, _RATES) ** 2:
         chances = ((rate + margin) / 2, (rate - margin) / 2, 1.0 - rate)
         log_p = ways.copy()
         for count, chance in zip((losses, gains, same), chances, strict=True):
             log_p += count * np.log(chance) if chance > 0.0 else np.where(count > 0, -np.inf, 0.0)
         best = max(best, float(np.exp(log_p).sum()))
     return best
+
+
+@functools.lru_cache(maxsize=256)
+def pairs_to_speak(members: int, margin: float, alpha: float) -> int:
+    """The fewest pairs of which all lost would veto one of `members`."""
+    pairs = 1
+    while worse_p(pairs, 0, pairs, margin) * members > alpha:
+        pairs += 1
+    return pairs
 
 
 def fewest_losses(pairs: int, members: int, margin: float, alpha: float) -> int | None:
