@@ -13,13 +13,10 @@ Orabona's STaR-Bets, 2025). Rejected: the average over fixed bets, which pays fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from compress.gate.stats import PairedTest
+from compress.gate.paired import PairedTest
 
 Floats = NDArray[np.float64]
 AGAINST = tuple(k / 9 for k in range(1, 9))  # fractions of the bets on "worse", in equal shares
