@@ -175,7 +175,7 @@ def hold_broken(out: Path) -> dict[str, Any]:
     from compress.gate.sim_gate import run_gate
     from compress.gate.spec import GateSpec
 
-    spec = GateSpec(pairs=150, margin=0.10, floor_states=8, wrong_instruction=0, workers=os.cpu_count() or 1)
+    spec = GateSpec(pairs=150, margin=0.10, floor_states=8, panels={}, workers=os.cpu_count() or 1)
     report = run_gate(out / BROKEN.name / "draft", out / WHOLE.name / "draft", spec, out / BROKEN_GATE)
     return {"verdict": report.verdict.value, "reason": report.reason}
 

@@ -24,11 +24,12 @@ from compress.export.draft import export_draft
 from compress.gate.floor import task_floors
 from compress.gate.jobs import Job
 from compress.gate.judge import judge
+from compress.gate.panels import judge_panels, panel_jobs, release_verdict
 from compress.gate.plan import GatePlan, SuiteTask, make_plan
 from compress.gate.policies import PolicySource
 from compress.gate.report import write_report
 from compress.gate.spec import GateSpec
-from compress.gate.verdict import unfit_for_proof, verdict_of
+from compress.gate.verdict import unfit_for_proof
 from compress.plan import PlanSpec, save_plans
 from compress.plan import make_plan as cut
 from compress.recipe import Recipe
@@ -110,26 +111,34 @@ def arms() -> dict[str, PolicySource]:
 
 def gate(folder: Path, losses: float = 0.03, spec: GateSpec | None = None, pictures: bool = True) -> None:
     """A gate run on synthetic episodes: the candidate fails a share `losses` of the pairs, the baseline some others."""
-    spec = spec or GateSpec(wrong_instruction=4)
+    spec = spec or GateSpec(panels={"instruction_swap": {"pairs": 4, "advisory": True}})
     plan, luck = gate_plan(spec), random.Random(1)
     fate = {pair: luck.random() for pair in plan.order}
 
     def solves(job: Job) -> bool:
-        if job.arm in ("blind", "wrong_instruction"):
-            return job.arm == "blind" and job.state % 5 == 0
+        if job.arm == "blind":
+            return job.state % 5 == 0
         share = next(value for pair, value in fate.items() if (pair.task, pair.state) == (job.task, job.state))
         return not (job.arm == "candidate" and share < losses) and not (job.arm == "baseline" and share > 0.96)
 
     rows = play(plan, solves)
     floors = task_floors(plan, rows)
     judgement = None if unfit_for_proof(plan, floors) else judge(plan, floors, rows)
-    for pair, told in plan.wrong:
-        for policy in ("baseline", "candidate"):
-            job = Job.of("wrong_instruction", policy, pair, 150, told=told)
-            rows[job.key] = row(job, False)
+    rows |= {job.key: row(job, False) for name in plan.panels for job in panel_jobs(plan, floors, name)}
+    panels = judge_panels(plan, floors, judgement, rows, {})
     strips = _strips(folder) if pictures else ()
     write_report(
-        folder, spec, *verdict_of(plan, floors, judgement), arms(), plan, floors, judgement, rows, strips, 12.0
+        folder,
+        spec,
+        *release_verdict(plan, floors, judgement, panels),
+        arms(),
+        plan,
+        floors,
+        judgement,
+        rows,
+        strips,
+        12.0,
+        panels,
     )
 
 

@@ -19,9 +19,7 @@ from runtime.contract.policy_spec import PolicySpec
 from runtime.contract.spec import ObservationSpec
 from runtime.contract.write import ArtifactFile
 
-SPEC = GateSpec(
-    tasks=(0,), pairs=2, floor_states=1, max_steps=16, wrong_instruction=0, filmstrips=0, workers=1, states=3
-)
+SPEC = GateSpec(tasks=(0,), pairs=2, floor_states=1, max_steps=16, panels={}, filmstrips=0, workers=1, states=3)
 
 
 def fitting(horizon: int = 8, dt_s: float = 0.05, image=None, action=None) -> PolicySpec:

@@ -34,7 +34,7 @@ def row(job: Job, success: bool, error: str = "") -> EpisodeRow:
     actions = ((0.0,) * 7,) if job.arm == "expert" else ()
     return EpisodeRow(
         "suite", job.task, f"task_{job.task}", job.state, job.seed, job.arm, job.policy, job.told, success, 80, 10, 1.0,
-        0.1, error, 1, actions,
+        0.1, error, 1, actions, job.panel,
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_a_row_that_came_early_waits_for_those_before_it():
     }
     judgement = judge(plan, floors, late)
     assert (judgement.decision.pairs, judgement.missing) == (0, 100)
-    assert not judgement.settled
+    assert not judgement.decided
 
 
 def test_missing_rows_hold():

@@ -52,14 +52,22 @@ def test_a_row_that_is_not_an_episode_is_refused(change):
         EpisodeRow.from_json({**ROW.to_json(), **change})
 
 
+def test_a_log_from_before_panels_is_refused_with_what_is_missing(tmp_path):
+    old = {name: value for name, value in ROW.to_json().items() if name != "panel"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(old) + "\n")
+    with pytest.raises(RowsDamaged, match=r"panel.*Next: run the gate in a new folder"):
+        RowLog(tmp_path / "rows.jsonl")
+
+
 def test_the_same_scene_in_another_arm_or_with_another_sentence_is_another_row():
     variants = [
         ROW,
         replace(ROW, arm="candidate", policy="candidate"),
-        replace(ROW, arm="wrong_instruction", told=2),
+        replace(ROW, told=2, panel="instruction_swap"),
+        replace(ROW, panel="camera"),
         OTHER,
     ]
-    assert len({row.key for row in variants}) == 4
+    assert len({row.key for row in variants}) == 5
     assert replace(ROW, success=False, wall_s=9.0).key == ROW.key
 
 

@@ -25,7 +25,8 @@ from compress.gate.verdict import Verdict
 TESTS = Path(__file__).parent
 SPEC = GateSpec(
     tasks=(0, 3), pairs=6, margin=0.4, alpha=0.3, floor_states=1, floor_gap=0.45, max_steps=120, image_size=32,
-    wrong_instruction=1, filmstrips=0, workers=2,
+    filmstrips=0, workers=2,
+    panels={"instruction_swap": {"pairs": 1, "advisory": True}, "robot_pose": {"pairs": 6, "margin": 0.4}},
 )  # fmt: skip
 BAD = replace(SPEC, tasks=(0,), margin=0.2, filmstrips=1)
 GATE = """
@@ -47,6 +48,10 @@ def test_a_good_candidate_is_promoted_with_evidence_that_can_be_rechecked(tmp_pa
     assert (report.verdict, report.exit_code) == (Verdict.PROMOTE, 0), report.reason
     data = json.loads(report.path.read_text())
     assert data["paired"]["candidate"]["rate"] == 1.0
+    assert [panel["name"] for panel in data["panels"]] == ["in_distribution", "robot_pose", "instruction_swap"]
+    assert [panel["outcome"] for panel in data["panels"][:2]] == ["pass", "pass"]
+    assert report.reason.endswith("panels passed: robot_pose")
+    assert data["panels"][2]["baseline"]["successes"] == 1, "counted: NOT reaching the goal under a wrong sentence"
     assert data["wrong_instruction"]["baseline"]["successes"] == 0
     assert all(task["blind_floor"] is not None for task in data["tasks"])
     assert recheck(tmp_path) == (Verdict.PROMOTE, report.reason)

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from compress.gate.bets import AGAINST, KELLY, growth_optimal
 from compress.gate.intervals import mcnemar_exact, tango, tango_score, wilson
-from compress.gate.stats import BETS, BadEvidence, Outcome, PairedTest, decide, wealth_paths
+from compress.gate.stats import BadEvidence, Outcome, PairedTest, decide, wealth_paths
 
 RUNS = 3000
 
@@ -78,9 +79,11 @@ def test_wealth_equals_the_product_of_its_bets():
     """Oracle: the formula written out for one short run, with plain floats."""
     run, margin = [0.0, -1.0, 1.0, 0.0, 0.0], 0.1
     paths = wealth_paths(np.array([run]), PairedTest(margin, 0.05))
-    up = [math.prod(1 + f / (1 - margin) * (d + margin) for d in run) for f in BETS]
-    down = [math.prod(1 - f / (1 + margin) * (d + margin) for d in run) for f in BETS]
-    assert paths.passing[0, -1] == pytest.approx(math.log(sum(up) / len(up)), rel=1e-12)
+    rates = [(2 + sum(map(abs, run[:i]))) / (40 + i) for i in range(len(run))]
+    stakes = [min(KELLY * float(growth_optimal(np.array(r), np.array(margin))), 0.95 / (1 - margin)) for r in rates]
+    up = math.prod(1 + stake * (d + margin) for stake, d in zip(stakes, run, strict=True))
+    down = [math.prod(1 - f / (1 + margin) * (d + margin) for d in run) for f in AGAINST]
+    assert paths.passing[0, -1] == pytest.approx(math.log(up), rel=1e-12)
     assert paths.failing[0, -1] == pytest.approx(math.log(sum(down) / len(down)), rel=1e-12)
 
 
@@ -101,13 +104,14 @@ def test_an_exhausted_population_decides_by_what_it_is_and_not_at_equality():
     assert [last(0), last(1), last(2), last(3)] == [Outcome.PASS, Outcome.PASS, Outcome.UNDECIDED, Outcome.FAIL]
 
 
-def test_better_pairs_never_lower_the_evidence_for_a_pass():
+def test_a_better_last_pair_never_lowers_the_evidence_for_a_pass():
     rng = np.random.default_rng(7)
     worse = pairs(rng, 0.2, 0.1, 200, 60)
-    better = np.minimum(worse + (rng.random(worse.shape) < 0.2), 1.0)
-    test = PairedTest(0.1, 0.05)
-    assert (wealth_paths(better, test).passing >= wealth_paths(worse, test).passing - 1e-12).all()
-    assert (wealth_paths(better, test).failing <= wealth_paths(worse, test).failing + 1e-12).all()
+    better = worse.copy()
+    better[:, -1] = np.minimum(worse[:, -1] + 1.0, 1.0)
+    for test in (PairedTest(0.1, 0.05), PairedTest(0.1, 0.05, population=200)):
+        assert (wealth_paths(better, test).passing[:, -1] >= wealth_paths(worse, test).passing[:, -1]).all()
+        assert (wealth_paths(better, test).failing[:, -1] <= wealth_paths(worse, test).failing[:, -1]).all()
 
 
 def test_evidence_stays_finite_when_one_worst_pair_costs_almost_everything():

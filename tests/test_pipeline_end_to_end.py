@@ -125,7 +125,7 @@ def test_ctrl_c_in_training_keeps_the_checkpoint(root: Path) -> None:
 def test_whole_run_holds_an_untrained_policy_and_seals_it_as_held(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = {"tasks": [0], "pairs": 1, "floor_states": 1, "wrong_instruction": 0, "filmstrips": 0}
+    small = {"tasks": [0], "pairs": 1, "floor_states": 1, "panels": {}, "filmstrips": 0}
     gate = {**small, "max_steps": 8, "open_loop": 4, "workers": 1}
     path = recipe(root, output=str(root / "whole"), gate=gate)
     code, found = call(capsys, "run", str(path))
@@ -145,7 +145,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_in_the_same_policy(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGKILL as each stage begins, with all its children: the next start goes on, and nothing finished is repeated."""
-    small = {"tasks": [0], "pairs": 1, "floor_states": 1, "wrong_instruction": 0, "filmstrips": 0}
+    small = {"tasks": [0], "pairs": 1, "floor_states": 1, "panels": {}, "filmstrips": 0}
     gate = {**small, "max_steps": 8, "open_loop": 4, "workers": 1}
     path = recipe(root, output=str(root / "killed"), gate=gate)
     for number, stage in enumerate(NAMES, start=1):

@@ -19,6 +19,7 @@ from runtime.contract.chunk import ActionChunk
 
 if TYPE_CHECKING:
     from compress.sim.envs import TaskEnv
+    from compress.sim.perturb.base import Perturbation
 
 STEP_S = 0.05
 STEP_NAMES = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
@@ -61,6 +62,7 @@ def run_episode(
     open_loop: int,
     past_success: bool = False,
     watch: Watch | None = None,
+    change: Perturbation | None = None,
 ) -> Outcome:
     """Runs one episode.
 
@@ -72,13 +74,15 @@ def run_episode(
         open_loop: rows of each chunk that are executed.
         past_success: go on until the policy has nothing more to say (recordings).
         watch: sees each observation that the policy is given, and the last one.
+        change: a perturbation of the scene, the observations or the sentence.
 
     Raises:
         SimulatorBroken: the scene could not be reset.
     """
     began = time.perf_counter()
     try:
-        observation = env.reset(state, seed)
+        observation = env.reset(state, seed, change=change)
+        told = instruction if change is None else change.sentence(instruction)
     except Exception as error:
         raise SimulatorBroken(
             f"task {env.task.name!r}, state {state}, seed {seed}: {type(error).__name__}: {error}"
@@ -93,7 +97,7 @@ def run_episode(
                 watch(observation)
             asked = time.perf_counter()
             tally.queries += 1
-            chunk = policy.infer(observation, instruction, tally.steps * STEP_S)
+            chunk = policy.infer(observation, told, tally.steps * STEP_S)
             tally.infer_s += time.perf_counter() - asked
             commands = chunk.values[: min(open_loop, max_steps - tally.steps)]
             if _execute(env, commands, looks, past_success, tally):

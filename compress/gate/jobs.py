@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from compress.gate.plan import Pair
 from compress.gate.policies import PolicySource
-from compress.gate.rows import EpisodeRow, RowKey
+from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
 
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker needs before its first job. `envs`: environments kept built; `image_size` in pixels."""
+    """What a worker needs before its first job.
+
+    `envs`: environments kept built; `image_size` in pixels; `strengths`: of the robustness axes that jobs may name.
+    """
 
     suite: str
     assets: str
@@ -22,6 +25,7 @@ class WorkerSetup:
     open_loop: int
     envs: int
     policies: Mapping[str, PolicySource]
+    strengths: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON data."""
@@ -38,7 +42,10 @@ class WorkerSetup:
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to run. `actions` are replayed if the arm is `blind`; `film` is a PNG to draw, or empty."""
+    """One episode to run. `actions` are replayed if the arm is `blind`; `film` is a PNG to draw, or empty.
+
+    `panel` names the robustness axis that perturbs the scene, or a panel that does not.
+    """
 
     arm: str
     policy: str
@@ -50,6 +57,7 @@ class Job:
     attempts: int = 1
     film: str = ""
     actions: tuple[tuple[float, ...], ...] = ()
+    panel: str = IN_DISTRIBUTION
 
     @classmethod
     def of(cls, arm: str, policy: str, pair: Pair, max_steps: int, told: int | None = None, **more: Any) -> Job:
@@ -61,13 +69,13 @@ class Job:
     @property
     def key(self) -> RowKey:
         """Key of the row that it will give."""
-        return RowKey(self.arm, self.policy, self.task, self.state, self.seed, self.told)
+        return RowKey(self.arm, self.policy, self.task, self.state, self.seed, self.told, self.panel)
 
     def lost(self, suite: str, task_name: str, cause: str) -> EpisodeRow:
         """The row of an episode that nobody survived: a failure."""
         return EpisodeRow(
             suite, self.task, task_name, self.state, self.seed, self.arm, self.policy, self.told, False, 0, 0, 0.0, 0.0,
-            error=cause, attempts=self.attempts,
+            error=cause, attempts=self.attempts, panel=self.panel,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:

@@ -13,6 +13,12 @@ def markdown(data: Mapping[str, Any]) -> str:
     parts = [f"# Gate: {data['verdict'].upper()}", data["reason"] + "."]
     if data["paired"] is not None:
         parts += _evidence(data["paired"])
+    if data.get("panels"):
+        parts += _panels(data["panels"])
+    if data.get("warnings"):
+        parts += ["## Warnings", "\n".join(f"- {warning}" for warning in data["warnings"])]
+    if data.get("vetoes"):
+        parts += _vetoes(data["vetoes"])
     if data["tasks"]:
         parts += _tasks(data["tasks"])
     parts += _probe(data["wrong_instruction"])
@@ -50,12 +56,54 @@ def _evidence(paired: Mapping[str, Any]) -> list[str]:
                 f"{paired['both']}, {paired['lost']}, {paired['gained']}, {paired['neither']} |",
                 f"| evidence for 'not worse' (needs {needed:.0f}) | {_evalue(paired['log_e_pass'])} |",
                 f"| evidence for 'worse' (needs {needed:.0f}) | {_evalue(paired['log_e_fail'])} |",
+                *_bounds(paired),
                 f"| difference in points, Tango 95 % (for reading) | {points}, {100 * low:+.1f} to {100 * high:+.1f} |",
                 f"| McNemar, exact p (for reading) | {paired['mcnemar_p']:.3f} |",
             ]
         ),
-        "Intervals are 95 % and for reading; only the two e-values decide (Ville's inequality, at every look).",
+        "Intervals are 95 % and for reading; the two e-values decide (Ville's inequality, at every look). The bounds "
+        "are the same test inverted and hold at every pair; it passes exactly when the lower one is above -margin.",
     ]
+
+
+def _bounds(paired: Mapping[str, Any]) -> list[str]:
+    if "lower" not in paired:
+        return []
+    level = f"{100 * (1 - paired['alpha']):g} %"
+    return [f"| bounds of the difference in points, {level} each | {_span(paired['lower'], paired['upper'])} |"]
+
+
+def _span(lower: float, upper: float) -> str:
+    return f"{100 * lower:+.1f} to {100 * upper:+.1f}"
+
+
+def _panels(panels: list[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "| panel | outcome | candidate | baseline | lost, gained | bounds of the difference, margin (points) | pairs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for panel in panels:
+        found = panel["difference"]
+        cells = (
+            panel["name"].replace("_", " "), panel["outcome"].replace("_", " "), percent(panel["candidate"]),
+            percent(panel["baseline"]), f"{panel['lost']}, {panel['gained']}",
+            f"{_span(found['lower'], found['upper'])}, -{100 * panel['margin']:g}",
+            f"{panel['pairs']} of {panel['planned']}",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return ["## Panels", "\n".join(lines)]
+
+
+def _vetoes(vetoes: list[Mapping[str, Any]]) -> list[str]:
+    vetoed = [veto for veto in vetoes if veto["vetoed"]]
+    asked = ", ".join(f"{sum(v['level'] == level for v in vetoes)} {level}s" for level in ("suite", "task"))
+    lines = [
+        f"- {veto['level']} {veto['name']}: lost {veto['lost']}, gained {veto['gained']} of {veto['pairs']}, "
+        f"p {veto['p']:.2g}, Holm {veto['p_holm']:.2g}"
+        for veto in vetoed
+    ]
+    said = "\n".join(lines) or "None is significantly worse than the margin."
+    return ["## Vetoes", f"Each against the margin, Holm-adjusted over its level ({asked}).", said]
 
 
 def _tasks(tasks: list[Mapping[str, Any]]) -> list[str]:

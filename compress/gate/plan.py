@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from compress.atomic import write_json
+from compress.gate.panel_spec import INSTRUCTION_SWAP
 from compress.gate.spec import GateSpec, GateSpecError
 
-SCHEMA = "dropgate.gate_plan/1"
+SCHEMA = "dropgate.gate_plan/2"
 RECORD_STATES = 3  # scenes on which a recording for the blind replay is tried
 MIN_POPULATION = 100  # fewer scenes cannot stand for themselves: their pairs are judged as an endless stream
 RULE = (
@@ -26,7 +28,12 @@ RULE = (
     "A task counts if the baseline's rate exceeds the replay's by at least floor_gap. 2. Both policies run the pairs "
     "of `order` whose task counts, in that order, at most `pairs` of them; a crash is a failure. 3. Each pair gives "
     "candidate minus baseline, -1, 0 or +1; two betting e-processes look after every pair; the first that reaches "
-    "1/alpha decides. Promote only if 'not worse by the margin' is reached."
+    "1/alpha decides. 4. After a pass, the next pairs in `order` of every task that was seen too seldom for a veto. 5. "
+    "Every panel is a test of its own of that kind, with its own order, budget, margin and alpha, on the pairs whose "
+    "task counts; both policies get the same perturbation, drawn from (panel, task, state, seed) alone. Under "
+    "instruction_swap the policies are told another task's sentence, and what counts is NOT reaching the original "
+    "goal. 6. Promote only if 'not worse by the margin' is reached, no suite or task is significantly worse (Holm), "
+    "and every panel that is not advisory passes, with a baseline that itself manages at least min_baseline of it."
 )
 
 
@@ -64,7 +71,7 @@ class GatePlan:
         order: every (task, state, seed), each once, shuffled.
         screen: per task index, the scenes of baseline and blind replay.
         record: per task index, the scenes on which a recording is tried, in order; never those of `screen`.
-        wrong: (pair, index of the task whose sentence is given instead).
+        panels: per panel, every (pair, index of the task whose sentence is given), each pair once, shuffled by itself.
     """
 
     protocol: dict[str, Any]
@@ -73,7 +80,7 @@ class GatePlan:
     order: tuple[Pair, ...]
     screen: dict[int, tuple[Pair, ...]]
     record: dict[int, tuple[Pair, ...]]
-    wrong: tuple[tuple[Pair, int], ...]
+    panels: dict[str, tuple[tuple[Pair, int], ...]]
 
     def task(self, index: int) -> SuiteTask:
         """The task with this index in the suite."""
@@ -90,7 +97,7 @@ class GatePlan:
             "order": [list(pair) for pair in self.order],
             "screen": {str(task): [list(pair) for pair in pairs] for task, pairs in self.screen.items()},
             "record": {str(task): [list(pair) for pair in pairs] for task, pairs in self.record.items()},
-            "wrong_instruction": [[*pair, told] for pair, told in self.wrong],
+            "panels": {name: [[*pair, told] for pair, told in scenes] for name, scenes in self.panels.items()},
         }
 
     @classmethod
@@ -128,7 +135,8 @@ def make_plan(spec: GateSpec, tasks: tuple[SuiteTask, ...], arms: dict[str, str]
             tuple(shuffled[:recorded]),
             tuple(shuffled[recorded : recorded + spec.floor_states]),
         )
-    return GatePlan(spec.protocol(), dict(arms), tuple(tasks), order, screen, record, _wrong(spec, order))
+    panels = {name: _panel(spec, name, population) for name in spec.panels}
+    return GatePlan(spec.protocol(), dict(arms), tuple(tasks), order, screen, record, panels)
 
 
 def register(plan: GatePlan, path: Path) -> str:
@@ -160,10 +168,13 @@ def _states(spec: GateSpec, task: SuiteTask) -> int:
     return count
 
 
-def _wrong(spec: GateSpec, order: tuple[Pair, ...]) -> tuple[tuple[Pair, int], ...]:
-    tasks = sorted({pair.task for pair in order})
-    rng = np.random.default_rng([spec.order_seed, 2])
+def _panel(spec: GateSpec, name: str, population: list[Pair]) -> tuple[tuple[Pair, int], ...]:
+    """All pairs in an order of the panel's own; empty for a swap of one task, which has no other sentence to give."""
+    rng = np.random.default_rng([spec.order_seed, 3, zlib.crc32(name.encode())])
+    pairs = [population[i] for i in rng.permutation(len(population))]
+    if name != INSTRUCTION_SWAP:
+        return tuple((pair, pair.task) for pair in pairs)
+    tasks = sorted({pair.task for pair in pairs})
     if len(tasks) < 2:
         return ()
-    chosen = [order[i] for i in rng.permutation(len(order))[: spec.wrong_instruction]]
-    return tuple((pair, int(rng.choice([task for task in tasks if task != pair.task]))) for pair in chosen)
+    return tuple((pair, int(rng.choice([task for task in tasks if task != pair.task]))) for pair in pairs)

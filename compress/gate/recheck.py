@@ -9,10 +9,12 @@ from typing import Any
 
 from compress.gate.floor import task_floors
 from compress.gate.judge import judge
+from compress.gate.panel_verdict import NOT_RUN
+from compress.gate.panels import judge_panels, release_verdict
 from compress.gate.plan import GatePlan
 from compress.gate.report import GATE_JSON, PARQUET
 from compress.gate.rows import EpisodeRow, RowKey
-from compress.gate.verdict import Verdict, unfit_for_proof, verdict_of
+from compress.gate.verdict import Verdict, unfit_for_proof
 
 
 class EvidenceMismatch(ValueError):
@@ -38,7 +40,9 @@ def recheck(folder: Path) -> tuple[Verdict, str]:
     floors = task_floors(plan, rows)
     if floors is None:
         raise EvidenceMismatch(f"{folder / PARQUET} has no complete screening")
-    verdict, reason = verdict_of(plan, floors, None if unfit_for_proof(plan, floors) else judge(plan, floors, rows))
+    judgement = None if unfit_for_proof(plan, floors) else judge(plan, floors, rows)
+    refused = {panel["name"]: panel["reason"] for panel in claimed["panels"] if panel["outcome"] == NOT_RUN}
+    verdict, reason = release_verdict(plan, floors, judgement, judge_panels(plan, floors, judgement, rows, refused))
     if (verdict.value, reason) != (claimed["verdict"], claimed["reason"]):
         found = f"the rows say {verdict.value} ({reason})"
         raise EvidenceMismatch(f"{found}, gate.json says {claimed['verdict']} ({claimed['reason']})")

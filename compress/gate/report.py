@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,19 @@ from typing import Any
 from compress.atomic import write_atomic, write_json
 from compress.gate.environment import hardware, versions
 from compress.gate.floor import TaskFloor
-from compress.gate.judge import Judgement
+from compress.gate.judge import Judgement, level_vetoes, primary_panel
 from compress.gate.markdown import markdown
+from compress.gate.panel_verdict import PanelVerdict, judge_panel
+from compress.gate.panels import panel_warnings
 from compress.gate.plan import GatePlan, Pair
 from compress.gate.policies import PolicySource
-from compress.gate.rows import EpisodeRow, RowKey
+from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
 from compress.gate.spec import GateSpec
+from compress.gate.stats import PairedTest
 from compress.gate.summary import paired_summary, steps_summary, task_summaries, wrong_instruction_summary
 from compress.gate.verdict import EXIT_CODES, Verdict
 
-SCHEMA = "dropgate.gate/1"
+SCHEMA = "dropgate.gate/2"
 GATE_JSON, GATE_MD, PARQUET = "gate.json", "gate.md", "episodes.parquet"
 
 
@@ -64,8 +67,13 @@ def write_report(
     rows: Mapping[RowKey, EpisodeRow] | None = None,
     filmstrips: tuple[dict[str, Any], ...] = (),
     wall_s: float = 0.0,
+    panels: Sequence[PanelVerdict] = (),
 ) -> GateReport:
-    """Write the files (none for an error: the folder may belong to another run) and return the report."""
+    """Write the files (none for an error: the folder may belong to another run) and return the report.
+
+    `panels` are those after the primary one, which is always the first of the list.
+    """
+    primary = _primary(spec, judgement, rows or {})
     rows, arms = rows or {}, arms or {}
     identity = arms["candidate"].identity if arms else ""
     data: dict[str, Any] = {
@@ -80,9 +88,12 @@ def write_report(
             for name, source in arms.items()
         },
         "plan": plan.to_json() if plan else None,
-        "paired": paired_summary(judgement),
+        "paired": paired_summary(judgement, primary),
+        "panels": [panel.entry() for panel in (primary, *panels)],
+        "vetoes": [veto.to_json() for veto in level_vetoes(plan, judgement)] if plan and judgement else [],
         "tasks": task_summaries(plan, floors, judgement),
         "screening": [asdict(floor) for floor in floors],
+        "warnings": panel_warnings(spec.min_baseline, (primary, *panels)),
         "wrong_instruction": wrong_instruction_summary(rows),
         "speed": steps_summary(rows),
         "crashes": {
@@ -103,6 +114,12 @@ def write_report(
     return report
 
 
+def _primary(spec: GateSpec, judgement: Judgement | None, rows: Mapping[RowKey, EpisodeRow]) -> PanelVerdict:
+    if judgement is not None:
+        return primary_panel(judgement, rows)
+    return judge_panel("in_distribution", "suite", PairedTest(float(spec.margin), spec.alpha), (), spec.pairs, {})
+
+
 def write_parquet(
     rows: Mapping[RowKey, EpisodeRow], plan: GatePlan | None, judgement: Judgement | None, path: Path
 ) -> None:
@@ -110,15 +127,17 @@ def write_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    places = {} if plan is None else {pair: place for place, pair in enumerate(plan.order)}
-    decided = set() if judgement is None else set(judgement.pairs)
+    places = {} if plan is None else {(IN_DISTRIBUTION, pair): place for place, pair in enumerate(plan.order)}
+    for name, scenes in ({} if plan is None else plan.panels).items():
+        places |= {(name, pair): place for place, (pair, _) in enumerate(scenes)}
+    decided = set() if judgement is None else {(IN_DISTRIBUTION, pair) for pair in judgement.pairs}
     lines = []
     for key in sorted(rows):
         row = rows[key].to_json()
         row.pop("actions")
-        pair = Pair(key.task, key.state, key.seed)
+        scene = (key.panel, Pair(key.task, key.state, key.seed))
         lines.append(
-            {**row, "place": places.get(pair), "decided": key.arm in ("candidate", "baseline") and pair in decided}
+            {**row, "place": places.get(scene), "decided": key.arm in ("candidate", "baseline") and scene in decided}
         )
     table = pa.Table.from_pylist(lines)
     write_atomic(path, lambda stream: pq.write_table(table, stream))

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-ARMS = ("candidate", "baseline", "blind", "wrong_instruction", "expert")
+ARMS = ("candidate", "baseline", "blind", "expert")
+IN_DISTRIBUTION = "in_distribution"  # the panel of unperturbed scenes under their own sentence
 POLICIES = ("candidate", "baseline", "expert")
 
 
@@ -28,6 +29,7 @@ class RowKey(NamedTuple):
     state: int
     seed: int
     told: int
+    panel: str = IN_DISTRIBUTION
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,16 @@ class EpisodeRow:
     """One episode.
 
     Attributes:
-        arm: candidate and baseline (paired), blind (open-loop replay), wrong_instruction, expert (recording).
+        arm: candidate and baseline (paired), blind (open-loop replay), expert (recording).
         policy: who acted or was replayed: candidate, baseline or expert.
-        told: task whose sentence was given (its own, except in `wrong_instruction`).
+        told: task whose sentence was given (its own, except in panel `instruction_swap`).
         success: the original goal of `task` was reached within the cap.
         steps: control steps of 50 ms; queries: times the policy was asked.
         wall_s: of the whole episode, with reset; infer_s: of all queries together.
         error: why it failed if not by itself: an exception, a dead worker; empty otherwise.
         attempts: 2 if a worker died under it once.
         actions: (steps, 7) commands, only for recordings.
+        panel: what was changed about the scene: nothing, a robustness axis, or the sentence.
     """
 
     suite: str
@@ -62,6 +65,7 @@ class EpisodeRow:
     error: str = ""
     attempts: int = 1
     actions: tuple[tuple[float, ...], ...] = ()
+    panel: str = IN_DISTRIBUTION
 
     def __post_init__(self) -> None:
         if self.arm not in ARMS or self.policy not in POLICIES:
@@ -75,7 +79,7 @@ class EpisodeRow:
     @property
     def key(self) -> RowKey:
         """Identity of the episode."""
-        return RowKey(self.arm, self.policy, self.task, self.state, self.seed, self.told)
+        return RowKey(self.arm, self.policy, self.task, self.state, self.seed, self.told, self.panel)
 
     def to_json(self) -> dict[str, Any]:
         """JSON data."""

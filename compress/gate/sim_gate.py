@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from compress.gate.episodes import SimulatorBroken
 from compress.gate.filmstrip import draw_filmstrips
 from compress.gate.floor import TaskFloor, recording_jobs, replay_jobs, screening_jobs, task_floors
 from compress.gate.jobs import Job, WorkerSetup
-from compress.gate.judge import Judgement, judge, pair_jobs
+from compress.gate.judge import Judgement, extra_jobs, judge, pair_jobs
+from compress.gate.panel_fit import refused_panels
+from compress.gate.panel_spec import strengths
+from compress.gate.panel_verdict import PanelVerdict
+from compress.gate.panels import judge_panels, panel_jobs, panel_scenes, panel_settled, release_verdict
 from compress.gate.plan import GatePlan, PlanMismatch, SuiteTask, make_plan, register
 from compress.gate.policies import PolicySource, UnusablePolicy, artifact_source
 from compress.gate.report import GateReport, write_report
 from compress.gate.rows import EpisodeRow, RowLog, RowsDamaged
 from compress.gate.spec import GateSpec, GateSpecError
-from compress.gate.verdict import Verdict, unfit_for_proof, verdict_of
+from compress.gate.stats import Outcome
+from compress.gate.verdict import Verdict, unfit_for_proof
 from compress.gate.workers import WorkerPool
 
 ROWS, PLAN, LOCK = "episodes.jsonl", "plan.json", ".lock"
@@ -89,7 +95,15 @@ def _run(arms: dict[str, PolicySource], spec: GateSpec, folder: Path, progress: 
     size = _image_size(arms, spec)
     plan = make_plan(replace(spec, image_size=size), tasks, {name: source.identity for name, source in arms.items()})
     register(plan, folder / PLAN)
-    setup = WorkerSetup(spec.suite, str(spec.libero_assets or ""), size, spec.open_loop, spec.envs_per_worker, arms)
+    setup = WorkerSetup(
+        spec.suite,
+        str(spec.libero_assets or ""),
+        size,
+        spec.open_loop,
+        spec.envs_per_worker,
+        arms,
+        strengths(spec.panels),
+    )
     names = {task.index: task.name for task in tasks}
     with ExitStack() as stack:
         log = stack.enter_context(RowLog(folder / ROWS))
@@ -97,11 +111,13 @@ def _run(arms: dict[str, PolicySource], spec: GateSpec, folder: Path, progress: 
         run = _Run(plan, spec, log, pool, progress)
         floors = run.screen()
         judgement = None if unfit_for_proof(plan, floors) else run.compare(floors)
-        run.probe()
+        refused = refused_panels(plan, arms)
+        panels = run.panels(floors, judgement, refused)
         strips = draw_filmstrips(plan, judgement, log.rows, pool, folder, spec.filmstrips)
-        verdict, reason = verdict_of(plan, floors, judgement)
+        verdict, reason = release_verdict(plan, floors, judgement, panels)
+        took = time.monotonic() - began
         return write_report(
-            folder, spec, verdict, reason, arms, plan, floors, judgement, log.rows, strips, time.monotonic() - began
+            folder, spec, verdict, reason, arms, plan, floors, judgement, log.rows, strips, took, panels
         )
 
 
@@ -127,21 +143,25 @@ class _Run:
     def compare(self, floors: tuple[TaskFloor, ...]) -> Judgement:
         """Both policies on the pairs, in order, until decided or the budget is spent."""
 
-        def settled() -> bool:
-            return judge(self.plan, floors, self.log.rows).settled
+        def decided() -> bool:
+            return judge(self.plan, floors, self.log.rows).decided
 
-        if not settled():
-            self._do("pairs", pair_jobs(self.plan, floors), settled)
+        if not decided():
+            self._do("pairs", pair_jobs(self.plan, floors), decided)
+        self._do("each task", extra_jobs(judge(self.plan, floors, self.log.rows), self.plan))
         return judge(self.plan, floors, self.log.rows)
 
-    def probe(self) -> None:
-        """Both policies with another task's sentence."""
-        jobs = [
-            Job.of("wrong_instruction", policy, pair, self.plan.task(pair.task).max_steps, told=told)
-            for pair, told in self.plan.wrong
-            for policy in ("baseline", "candidate")
-        ]
-        self._do("wrong instruction", jobs)
+    def panels(
+        self, floors: tuple[TaskFloor, ...], judgement: Judgement | None, refused: Mapping[str, str]
+    ) -> tuple[PanelVerdict, ...]:
+        """Each panel until it is decided, once the suite itself has passed: before that they could change nothing."""
+        passed = judgement is not None and judgement.decision.outcome is Outcome.PASS
+        for name in self.plan.panels:
+            scenes = panel_scenes(self.plan, floors, name)
+            if passed and name not in refused and not panel_settled(self.plan, scenes, name, self.log.rows):
+                stop = partial(panel_settled, self.plan, scenes, name, self.log.rows)
+                self._do(name, panel_jobs(self.plan, floors, name), stop)
+        return judge_panels(self.plan, floors, judgement, self.log.rows, refused)
 
     def _do(self, phase: str, jobs: list[Job], stop: Callable[[], bool] = lambda: False) -> None:
         left = [job for job in jobs if job.key not in self.log.rows]

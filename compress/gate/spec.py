@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from compress.gate.margins import margin_of
+from compress.gate.panel_spec import INSTRUCTION_SWAP, PanelSpec, PanelSpecError, resolve
 
 # how the run is carried out, not what it finds: these may differ when a run is resumed
 EXECUTION_FIELDS = ("workers", "envs_per_worker", "episode_timeout_s", "filmstrips", "libero_assets")
@@ -25,7 +29,7 @@ class GateSpec:
         tasks: names, sentences or indices; None takes all of the suite.
         states: how many stored initial states of each task belong to the population; None takes all.
         pairs: budget: at most so many (task, state) pairs are run by both policies; undecided then means hold.
-        margin: the loss of success rate that is still accepted (0.10 quick, 0.05 release).
+        margin: the loss of success rate that is still accepted: a rate, or `release` (0.03) or `strict` (0.02).
         alpha: probability of promoting a policy that is worse than that.
         order_seed: of the one random order of all pairs, of the screening states and of the wrong sentences.
         env_seed: given to the scene before every reset, the same for every policy.
@@ -35,7 +39,7 @@ class GateSpec:
         floor_states: scenes per task on which the blind replay and the baseline are compared beforehand.
         floor_gap: a task counts as proof only if the baseline beats the blind replay by at least this rate.
         min_baseline: success rate on the screening scenes under which the baseline itself counts as broken.
-        wrong_instruction: episodes per policy with another task's sentence; reported, never decisive.
+        panels: robustness axes and `instruction_swap`, each with terms of its own; all that are not advisory must pass.
         workers: simulator processes.
         envs_per_worker: task environments that each keeps built (about 0.3 to 2 GB each).
         episode_timeout_s: seconds after which a silent worker counts as dead.
@@ -47,7 +51,7 @@ class GateSpec:
     tasks: tuple[int | str, ...] | None = None
     states: int | None = None
     pairs: int = 100
-    margin: float = 0.10
+    margin: float | str = 0.10
     alpha: float = 0.05
     order_seed: int = 0
     env_seed: int = 0
@@ -57,7 +61,9 @@ class GateSpec:
     floor_states: int = 8
     floor_gap: float = 0.25
     min_baseline: float = 0.5
-    wrong_instruction: int = 8
+    panels: Mapping[str, PanelSpec] = field(
+        default_factory=lambda: {INSTRUCTION_SWAP: PanelSpec(pairs=8, advisory=True)}
+    )
     workers: int = 2
     envs_per_worker: int = 4
     episode_timeout_s: float = 600.0
@@ -77,15 +83,23 @@ class GateSpec:
             object.__setattr__(self, "libero_assets", Path(self.libero_assets))
         for name in ("pairs", "open_loop", "floor_states", "workers", "envs_per_worker"):
             _whole(name, getattr(self, name), 1)
-        for name in ("order_seed", "env_seed", "wrong_instruction", "filmstrips"):
+        for name in ("order_seed", "env_seed", "filmstrips"):
             _whole(name, getattr(self, name), 0)
         for name in ("states", "max_steps", "image_size"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), 1)
+        try:
+            object.__setattr__(self, "margin", margin_of(self.margin))
+        except ValueError as error:
+            raise GateSpecError(str(error)) from error
         _rate("margin", self.margin, 0.0, 0.5)
         _rate("alpha", self.alpha, 0.0, 0.5)
         _rate("min_baseline", self.min_baseline, 0.0, 1.0)
-        _rate("floor_gap", self.floor_gap, self.margin, 1.0)
+        _rate("floor_gap", self.floor_gap, float(self.margin), 1.0)
+        try:
+            object.__setattr__(self, "panels", resolve(self.panels, self.alpha))
+        except PanelSpecError as error:
+            raise GateSpecError(f"`panels`: {error}") from error
         if not (math.isfinite(self.episode_timeout_s) and self.episode_timeout_s > 0):
             raise GateSpecError(f"`episode_timeout_s` is {self.episode_timeout_s}, expected seconds above 0")
 

@@ -4,7 +4,8 @@
 Each pair gives D = candidate - baseline in {-1, 0, +1}. "Pass" bets against the null "mean D <= -margin", "fail" bets
 against "mean D >= -margin"; under its null a wealth is a nonnegative supermartingale that starts at 1, so it reaches
 1/alpha with probability at most alpha, whenever one stops (Ville). Finite population: with N pairs shuffled once, the
-null mean is what the pairs not yet seen must still have, (-N margin - sum) / (N - n).
+null mean is what the pairs not yet seen must still have, (-N margin - sum) / (N - n). How much is bet: `bets`; the
+bounds that go with it: `sequence`; the derivation: docs/gate-statistics.md.
 Sources: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (JRSS-B 2024), sections 4
 and 5 (betting; sampling without replacement); Ville 1939.
 """
@@ -12,54 +13,14 @@ and 5 (betting; sampling without replacement); Ville 1939.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
-BETS = tuple(k / 9 for k in range(1, 9))  # fractions of the largest bet that cannot go bankrupt
-_TIE = 1e-9  # N * margin is a float: exhaustion decides only beyond rounding
+from compress.gate.bets import AGAINST, TIE, Floats, fractions_for_pass, gain, null_means
+from compress.gate.paired import BadEvidence, Outcome, PairedTest
 
-
-class Outcome(str, Enum):
-    """What the evidence so far says."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    UNDECIDED = "undecided"
-
-
-class BadEvidence(ValueError):
-    """Differences that are not -1, 0 or +1, or a test without sense."""
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """The test, fixed before the first pair.
-
-    Attributes:
-        margin: the loss of success rate that is still accepted, in (0, 1).
-        alpha: probability of a false pass (and, separately, of a false fail), in (0, 0.5).
-        population: N when the pairs are N distinct ones in one random order; None for an endless stream.
-    """
-
-    margin: float
-    alpha: float
-    population: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.margin < 1.0:
-            raise BadEvidence(f"margin is {self.margin}, expected a rate between 0 and 1, such as 0.10")
-        if not 0.0 < self.alpha < 0.5:
-            raise BadEvidence(f"alpha is {self.alpha}, expected a probability between 0 and 0.5, such as 0.05")
-        if self.population is not None and self.population < 1:
-            raise BadEvidence(f"population is {self.population}, expected at least one pair, or None for a stream")
-
-    @property
-    def threshold(self) -> float:
-        """log(1 / alpha): the log wealth that decides."""
-        return float(-np.log(self.alpha))
+__all__ = ["BadEvidence", "Decision", "Outcome", "PairedTest", "WealthPaths", "decide", "wealth_paths"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,25 +64,47 @@ def wealth_paths(differences: ArrayLike, test: PairedTest) -> WealthPaths:
         test: margin, alpha, population.
 
     Raises:
-        BadEvidence: NaN, another value, another shape, or more pairs than the population has.
+        BadEvidence: NaN, another value, another shape, or more pairs than the population or the budget has.
     """
-    d = _checked(differences, test)
-    runs, pairs = d.shape
-    bets = np.asarray(BETS)
-    grow, shrink = np.zeros((runs, len(bets))), np.zeros((runs, len(bets)))
-    passing, failing = np.zeros((runs, pairs)), np.zeros((runs, pairs))
-    seen = np.zeros(runs)
-    for i in range(pairs):
-        mean = _null_mean(seen, i, test)
-        step = (d[:, i] - mean)[:, None]
-        grow += np.log1p(_largest(1.0 + mean, mean < 1.0)[:, None] * bets * step)
-        shrink += np.log1p(-_largest(1.0 - mean, mean > -1.0)[:, None] * bets * step)
-        seen += d[:, i]
-        passing[:, i], failing[:, i] = _average(grow), _average(shrink)
-        surplus = _surplus(seen, i + 1, test)
-        passing[:, i] = np.where(surplus[0] > _TIE, np.inf, passing[:, i])
-        failing[:, i] = np.where(surplus[1] < -_TIE, np.inf, failing[:, i])
-    return WealthPaths(test, passing, failing)
+    d = checked(differences, test)
+    stakes = fractions_for_pass(d, test)
+    passing = log_wealth_above(d, stakes, test.population, -test.margin)
+    return WealthPaths(test, passing, log_wealth_below(d, test.population, -test.margin))
+
+
+def log_wealth_above(differences: Floats, stakes: Floats, population: int | None, mean: Floats | float) -> Floats:
+    """Log wealth of betting that the mean is above `mean`; it falls as `mean` grows. +inf once that is certain.
+
+    Args:
+        differences: (runs, pairs).
+        stakes: (runs, pairs) predictable fractions in [0, 1).
+        population: N, or None for a stream.
+        mean: hypothesised mean of the whole, a number or (runs, 1); one run may meet many: (1, pairs) and (many, 1).
+
+    Returns:
+        (runs, pairs) or (many, pairs).
+    """
+    seen = np.cumsum(differences, axis=1)
+    room = 1.0 + _nulls(differences, seen, population, mean)
+    wealth = np.cumsum(np.log1p(stakes * gain(1.0 + differences, room)), axis=1)
+    if population is not None:
+        worst = seen - (population - 1.0 - np.arange(differences.shape[1]))
+        wealth = np.where(worst - population * np.asarray(mean) > TIE, np.inf, wealth)
+    return wealth
+
+
+def log_wealth_below(differences: Floats, population: int | None, mean: Floats | float) -> Floats:
+    """Log wealth of betting that the mean is below `mean`, in equal shares on AGAINST; it grows with `mean`."""
+    seen = np.cumsum(differences, axis=1)
+    won = gain(1.0 - differences, 1.0 - _nulls(differences, seen, population, mean))
+    wealth = np.full(won.shape, -np.inf)
+    for share in AGAINST:
+        wealth = np.logaddexp(wealth, np.cumsum(np.log1p(share * won), axis=1))
+    wealth = wealth - np.log(len(AGAINST))
+    if population is not None:
+        best = seen + (population - 1.0 - np.arange(differences.shape[1]))
+        wealth = np.where(best - population * np.asarray(mean) < -TIE, np.inf, wealth)
+    return wealth
 
 
 def decide(differences: ArrayLike, test: PairedTest) -> Decision:
@@ -133,7 +116,8 @@ def decide(differences: ArrayLike, test: PairedTest) -> Decision:
     return Decision({1: Outcome.PASS, -1: Outcome.FAIL, 0: Outcome.UNDECIDED}[outcome], used, last[0], last[1], path)
 
 
-def _checked(differences: ArrayLike, test: PairedTest) -> Floats:
+def checked(differences: ArrayLike, test: PairedTest) -> Floats:
+    """(runs, pairs) as float64. Raises BadEvidence as `wealth_paths` says."""
     d = np.asarray(differences, dtype=np.float64)
     if not np.isfinite(d).all():
         raise BadEvidence(
@@ -145,31 +129,10 @@ def _checked(differences: ArrayLike, test: PairedTest) -> Floats:
         )
     if test.population is not None and d.shape[1] > test.population:
         raise BadEvidence(f"{d.shape[1]} pairs of a population of {test.population}: a pair was counted twice")
+    if test.budget is not None and d.shape[1] > test.budget:
+        raise BadEvidence(f"{d.shape[1]} pairs of a budget of {test.budget}: the bets were planned for fewer")
     return d
 
 
-def _null_mean(seen: Floats, n: int, test: PairedTest) -> Floats:
-    """Mean that the pairs from index `n` on have if the whole is exactly at the margin."""
-    if test.population is None:
-        return np.full_like(seen, -test.margin)
-    return (-test.population * test.margin - seen) / (test.population - n)
-
-
-def _largest(room: Floats, sensible: NDArray[np.bool_]) -> Floats:
-    """The bet at which one worst pair would cost everything; 0 (no bet) where the null cannot be beaten."""
-    possible = sensible & (room > _TIE)
-    return np.where(possible, 1.0 / np.where(possible, room, 1.0), 0.0)
-
-
-def _average(log_wealth: Floats) -> Floats:
-    top = log_wealth.max(axis=1)
-    mean: Floats = top + np.log(np.exp(log_wealth - top[:, None]).mean(axis=1))
-    return mean
-
-
-def _surplus(seen: Floats, n: int, test: PairedTest) -> tuple[Floats, Floats]:
-    """(worst, best) total of the whole population, relative to the margin; of a stream: never certain."""
-    if test.population is None:
-        return np.full_like(seen, -np.inf), np.full_like(seen, np.inf)
-    rest, at_margin = test.population - n, test.population * test.margin
-    return seen - rest + at_margin, seen + rest + at_margin
+def _nulls(differences: Floats, seen: Floats, population: int | None, mean: Floats | float) -> Floats:
+    return null_means(seen - differences, differences.shape[1], population, mean)

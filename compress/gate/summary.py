@@ -9,27 +9,19 @@ from statistics import median
 from typing import Any
 
 from compress.gate.floor import TaskFloor
-from compress.gate.intervals import mcnemar_exact, tango, wilson
 from compress.gate.judge import Judgement
+from compress.gate.panel_spec import INSTRUCTION_SWAP
+from compress.gate.panel_verdict import PanelVerdict
 from compress.gate.plan import GatePlan
-from compress.gate.rows import EpisodeRow, RowKey
-
-Results = tuple[tuple[bool, bool], ...]
-
-
-def rate(successes: int, trials: int) -> dict[str, Any]:
-    """Count, rate and 95 % Wilson interval (fractions)."""
-    low, high = wilson(successes, trials)
-    return {
-        "successes": successes,
-        "trials": trials,
-        "rate": successes / trials if trials else None,
-        "wilson95": [low, high],
-    }
+from compress.gate.rates import comparison, rate
+from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
 
 
-def paired_summary(judgement: Judgement | None) -> dict[str, Any] | None:
-    """Evidence, table of pairs, rates and intervals of the pairs that the verdict rests on."""
+def paired_summary(judgement: Judgement | None, panel: PanelVerdict) -> dict[str, Any] | None:
+    """Evidence, table of pairs, rates, bounds and intervals of the pairs that the verdict rests on.
+
+    `path_log_e` has the two log wealths after each pair, `path` the lower and upper bound (`sequence.Sequence.path`).
+    """
     if judgement is None:
         return None
     decision, test, results = judgement.decision, judgement.test, judgement.results
@@ -45,25 +37,10 @@ def paired_summary(judgement: Judgement | None) -> dict[str, Any] | None:
         "log_e_pass": finite(decision.log_e_pass),
         "log_e_fail": finite(decision.log_e_fail),
         "path_log_e": [[finite(a), finite(b)] for a, b in decision.path],
+        "lower": panel.lower,
+        "upper": panel.upper,
+        "path": [list(bounds) for bounds in panel.path],
         **comparison(results),
-    }
-
-
-def comparison(results: Results) -> dict[str, Any]:
-    """Counts and intervals of (candidate, baseline) results; the intervals are for reading, they decide nothing."""
-    n = len(results)
-    lost = sum(baseline and not candidate for candidate, baseline in results)
-    gained = sum(candidate and not baseline for candidate, baseline in results)
-    return {
-        "candidate": rate(sum(candidate for candidate, _ in results), n),
-        "baseline": rate(sum(baseline for _, baseline in results), n),
-        "both": sum(candidate and baseline for candidate, baseline in results),
-        "lost": lost,
-        "gained": gained,
-        "neither": sum(not candidate and not baseline for candidate, baseline in results),
-        "difference": (gained - lost) / n if n else None,
-        "tango95": list(tango(lost, gained, n)),
-        "mcnemar_p": mcnemar_exact(lost, gained),
     }
 
 
@@ -99,7 +76,7 @@ def wrong_instruction_summary(rows: Mapping[RowKey, EpisodeRow]) -> dict[str, An
     """Per policy: how often the original goal was reached although another sentence was given (expected: near 0)."""
     out = {}
     for policy in ("candidate", "baseline"):
-        asked = [row for row in rows.values() if row.arm == "wrong_instruction" and row.policy == policy]
+        asked = [row for row in rows.values() if row.panel == INSTRUCTION_SWAP and row.policy == policy]
         out[policy] = rate(sum(row.success for row in asked), len(asked))
     return out
 
@@ -108,7 +85,7 @@ def steps_summary(rows: Mapping[RowKey, EpisodeRow]) -> dict[str, Any]:
     """Per policy: median control steps of its successful episodes, median seconds of one query on this machine."""
     out = {}
     for arm in ("candidate", "baseline"):
-        mine = [row for row in rows.values() if row.arm == arm]
+        mine = [row for row in rows.values() if row.arm == arm and row.panel == IN_DISTRIBUTION]
         steps = [row.steps for row in mine if row.success]
         queries = [row.infer_s / row.queries for row in mine if row.queries]
         out[arm] = {

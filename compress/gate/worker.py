@@ -25,6 +25,7 @@ from compress.gate.rows import EpisodeRow
 
 if TYPE_CHECKING:
     from compress.sim.envs import TaskEnv
+    from compress.sim.perturb.base import Perturbation
 
 
 class Bench:
@@ -52,7 +53,7 @@ class Bench:
             suite=self._suite.name, task=job.task, task_name=task.name, state=job.state, seed=job.seed, arm=job.arm,
             policy=job.policy, told=job.told, success=outcome.success, steps=outcome.steps, queries=outcome.queries,
             wall_s=round(outcome.wall_s, 4), infer_s=round(outcome.infer_s, 4), error=outcome.error,
-            attempts=job.attempts, actions=outcome.actions if job.arm == "expert" else (),
+            attempts=job.attempts, actions=outcome.actions if job.arm == "expert" else (), panel=job.panel,
         )  # fmt: skip
 
     def _episode(self, job: Job, film: Film | None) -> Outcome:
@@ -67,7 +68,14 @@ class Bench:
             self._setup.open_loop,
             past_success=recording,
             watch=None if film is None else film.see,
+            change=self._change(job),
         )
+
+    def _change(self, job: Job) -> Perturbation | None:
+        from compress.sim.perturb.registry import perturbation
+
+        strength = self._setup.strengths.get(job.panel)
+        return None if strength is None else perturbation(job.panel, job.task, job.state, job.seed, strength)
 
     def _policy(self, job: Job) -> PolicyLike:
         if job.arm == "blind":

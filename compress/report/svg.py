@@ -79,6 +79,11 @@ class Canvas:
             f'stroke-linejoin="round"{dashed}/>'
         )
 
+    def area(self, dots: Sequence[tuple[float, float]], fill: str) -> None:
+        """A filled polygon."""
+        joined = " ".join(f"{x:g},{y:g}" for x, y in dots)
+        self.shapes.append(f'<polygon points="{joined}" fill="{fill}"/>')
+
     def marker(self, shape: str, x: float, y: float, colour: str) -> None:
         """`disc` (filled), `square` (hollow) or `cross`, centred."""
         if shape == "disc":

@@ -10,12 +10,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from compress.report.chart_bounds import bounds_chart
 from compress.report.chart_line import Line, line_chart
 from compress.report.chart_rates import Group, rate_chart
 from compress.report.errors import reading
 from compress.report.evidence import Evidence
 from compress.report.numbers import DASH, e_value, points, rate
 from compress.report.svg import DARK, LIGHT
+from compress.report.view_panels import Panels, panels
 
 CERTAIN = 50.0  # drawn in place of an infinite logarithm, above every axis
 
@@ -29,6 +31,8 @@ class Gate:
         tasks: rows of the task table.
         paired: the paired summary of gate.json, None if pairs were not compared.
         wealth: chart, None without pairs.
+        bounds: chart, None without pairs or in a gate older than they are.
+        panels: None in a gate older than they are.
         notes: sentences below it.
         speed: sentences.
     """
@@ -37,6 +41,8 @@ class Gate:
     tasks: tuple[tuple[str, ...], ...]
     paired: Mapping[str, Any] | None
     wealth: Markup | None
+    bounds: Markup | None
+    panels: Panels | None
     notes: tuple[str, ...]
     speed: tuple[str, ...]
 
@@ -54,6 +60,8 @@ def gate(evidence: Evidence) -> Gate | None:
             tasks=tuple(_row(task) for task in data["tasks"]),
             paired=paired,
             wealth=_wealth(paired) if paired and paired["path_log_e"] else None,
+            bounds=_bounds(paired) if paired and paired.get("path") else None,
+            panels=panels(data),
             notes=_notes(paired) if paired else (),
             speed=_speed(data["speed"]),
         )
@@ -111,6 +119,10 @@ def _wealth(paired: Mapping[str, Any]) -> Markup:
     )  # fmt: skip
 
 
+def _bounds(paired: Mapping[str, Any]) -> Markup:
+    return bounds_chart("bounds", paired["path"], paired["margin"], paired["difference"], 1.0 - paired["alpha"])
+
+
 def _curve(logs: Sequence[float | None]) -> list[tuple[float, float]]:
     """Starts at wealth 1 before the first pair; decimal logarithm."""
     return [(0.0, 0.0), *((i + 1.0, (CERTAIN if v is None else v) / math.log(10.0)) for i, v in enumerate(logs))]
@@ -123,11 +135,19 @@ def _power(exponent: int) -> str:
 def _notes(paired: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = paired["tango95"]
     scope = f"these {paired['population']} scenes" if paired["population"] else "an endless stream of such scenes"
+    bounds: tuple[str, ...] = ()
+    if "lower" in paired:
+        bounds = (
+            f"Bounds of the difference, each with probability {100 - 100 * paired['alpha']:g} % at all pairs together: "
+            f"{points(paired['lower'])} to {points(paired['upper'])} points. A pass is a lower bound above "
+            f"{points(-paired['margin'])}: the same test, turned round.",
+        )
     return (
         f"Question: is the candidate worse than the baseline by {100 * paired['margin']:g} points or more, on {scope}? "
         f"{paired['pairs']} of at most {paired['budget']} pairs were used.",
         f"Evidence for 'not worse' {e_value(paired['log_e_pass'])}, for 'worse' {e_value(paired['log_e_fail'])}; "
         f"{math.exp(paired['threshold_log_e']):.0f} decides, at whatever pair it is reached (Ville's inequality).",
+        *bounds,
         f"Difference {points(paired['difference'])} points (Tango 95 %: {points(low)} to {points(high)}), "
         f"McNemar exact p {paired['mcnemar_p']:.3f}. These two are for reading; they decide nothing.",
     )

@@ -7,7 +7,7 @@ position, axis-angle, two finger joints; ten settle steps with the gripper open 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -48,6 +48,19 @@ class StaleImages(RuntimeError):
     """`observe` after a step that was told not to draw."""
 
 
+class Change(Protocol):
+    """What may be different about one episode; `compress.sim.perturb` has the robustness axes."""
+
+    def initial_state(self, env: TaskEnv, state: np.ndarray) -> np.ndarray:
+        """Where the scene starts instead of `state`, flattened simulator state (S,)."""
+
+    def edit_scene(self, env: TaskEnv) -> None:
+        """Edit the compiled model or the controller before anything moves; the next reset makes new ones."""
+
+    def observed(self, observation: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
+        """What is seen of the observation after `step` control steps."""
+
+
 class TaskEnv:
     """LIBERO's environment for one task, with images drawn on demand.
 
@@ -85,11 +98,16 @@ class TaskEnv:
         self._draw = OnDemandCameras(self.libero.env, names, (image_size, image_size, 3))
         self._obs: dict[str, Any] | None = None
         self._fresh_images = False
+        self._change: Change | None = None
         self.success = False
         self.steps = 0
 
     def reset(
-        self, initial_state_index: int | None = None, seed: int = 0, arm_noise: float = 0.0
+        self,
+        initial_state_index: int | None = None,
+        seed: int = 0,
+        arm_noise: float = 0.0,
+        change: Change | None = None,
     ) -> dict[str, np.ndarray]:
         """Starts an episode and returns the first observation.
 
@@ -98,10 +116,15 @@ class TaskEnv:
             seed: seeds the scene (fixtures are drawn at each reset and are not part of a stored state).
             arm_noise: standard deviation [rad] of a disturbance of the seven arm joints, drawn from `seed`;
                 only for fresh layouts.
+            change: what is different about this episode; the next reset knows nothing of it.
         """
-        fresh = self.draw_layout(seed, arm_noise)
-        stored = None if initial_state_index is None else self.suite.initial_state(self.task, initial_state_index)
-        self._set_state(fresh if stored is None else stored)
+        self._change = change
+        state = self.draw_layout(seed, arm_noise)
+        if initial_state_index is not None:
+            state = self.suite.initial_state(self.task, initial_state_index)
+        self._set_state(state if change is None else change.initial_state(self, state))
+        if change is not None:
+            change.edit_scene(self)
         for k in range(SETTLE_STEPS):
             self._draw.due = k == SETTLE_STEPS - 1
             self._obs, *_ = self.libero.step(list(SETTLE_ACTION))
@@ -148,7 +171,7 @@ class TaskEnv:
         return bool(done)
 
     def observe(self) -> dict[str, np.ndarray]:
-        """`agentview` and `wrist`, uint8 (H, W, 3) RGB turned by 180 degrees, and `state`, float32 (8,).
+        """`agentview` and `wrist`, uint8 (H, W, 3) RGB turned by 180 degrees, and `state`, float32 (8,), as perturbed.
 
         Raises:
             StaleImages: the last step did not draw.
@@ -159,7 +182,13 @@ class TaskEnv:
             raise StaleImages("the last step drew no images. Next: step(action, want_images=True) before observe()")
         turned = {camera: self._obs[f"{camera}_image"][::-1, ::-1] for camera in self._cameras}
         images = {IMAGE_KEYS.get(camera, camera): np.ascontiguousarray(image) for camera, image in turned.items()}
-        return {**images, "state": self.state}
+        observation = {**images, "state": self.state}
+        return observation if self._change is None else self._change.observed(observation, self.steps)
+
+    def goal_holds(self, state: np.ndarray) -> bool:
+        """Whether the goal is reached in a flattened state (S,); the simulator is left in it, so set one afterwards."""
+        self._set_state(state)
+        return bool(self.libero.check_success())
 
     @property
     def state(self) -> np.ndarray:

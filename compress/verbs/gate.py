@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from compress.verbs import gate_plan
 from compress.verbs.answer import ERROR, HOLD, OK, Answer, Verbs, add_recipe, add_verb, progress
 from compress.verbs.run import answer_for
 
@@ -14,7 +15,7 @@ from compress.verbs.run import answer_for
 NUMBERS: dict[str, type] = {
     "pairs": int,
     "states": int,
-    "margin": float,
+    "margin": str,
     "alpha": float,
     "workers": int,
     "order_seed": int,
@@ -37,6 +38,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--tasks", metavar="TASK,TASK", help="names or indices (default: all of the suite)")
     for name, kind in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"the gate's `{name}`")
+    gate_plan.add_options(parser)
     parser.add_argument("--libero-assets", type=Path, metavar="DIR", help="LIBERO's assets, for its own suites")
     parser.add_argument("--force", action="store_true", help="with RECIPE: run the gate again from the start")
 
@@ -46,6 +48,13 @@ def _gate(options: argparse.Namespace) -> Answer:
 
     by_hand = options.candidate is not None or options.baseline is not None
     given = [n for n in ("suite", "tasks", "libero_assets", *NUMBERS) if getattr(options, n) is not None]
+    planned = [name for name in gate_plan.OPTIONS if getattr(options, name) is not None]
+    if options.plan:
+        if options.recipe is not None or by_hand:
+            raise SettingsError("--plan runs no gate: give it without RECIPE, --candidate and --baseline")
+        return gate_plan.forecast(options)
+    if planned:
+        raise SettingsError(f"{', '.join(planned)}: only with --plan")
     if options.recipe is not None and (by_hand or given):
         raise SettingsError(
             "give RECIPE alone, or --candidate and --baseline: the recipe has its own gate section "
