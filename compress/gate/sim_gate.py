@@ -14,18 +14,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from compress.gate.engine import Engine, EngineFactory, local_engine
 from compress.gate.episodes import SimulatorBroken
 from compress.gate.filmstrip import draw_filmstrips
 from compress.gate.floor import TaskFloor, recording_jobs, replay_jobs, screening_jobs, task_floors
 from compress.gate.jobs import Job, WorkerSetup
 from compress.gate.judge import Judgement, judge, pair_jobs
+from compress.gate.made_with import FILE as SETTINGS
+from compress.gate.made_with import MixedSettings, declare, settings_of
 from compress.gate.plan import GatePlan, PlanMismatch, SuiteTask, make_plan, register
 from compress.gate.policies import PolicySource, UnusablePolicy, artifact_source
 from compress.gate.report import GateReport, write_report
 from compress.gate.rows import EpisodeRow, RowLog, RowsDamaged
 from compress.gate.spec import GateSpec, GateSpecError
 from compress.gate.verdict import Verdict, unfit_for_proof, verdict_of
-from compress.gate.workers import WorkerPool
 
 ROWS, PLAN, LOCK = "episodes.jsonl", "plan.json", ".lock"
 DEFAULT_IMAGE_SIZE = 128
@@ -49,7 +51,12 @@ Progress = Callable[[GateProgress], None]
 
 
 def run_gate(
-    candidate: Path, baseline: Path, spec: GateSpec, folder: Path, progress: Progress | None = None
+    candidate: Path,
+    baseline: Path,
+    spec: GateSpec,
+    folder: Path,
+    progress: Progress | None = None,
+    engine: EngineFactory = local_engine,
 ) -> GateReport:
     """Compare two artifact directories (drafts are welcome) and write the evidence into `folder`.
 
@@ -64,37 +71,40 @@ def run_gate(
         return write_report(folder, spec, Verdict.ERROR, str(error))
     except ImportError as error:
         return write_report(folder, spec, Verdict.HOLD, f"the simulator cannot start: {error}")
-    return gate_policies(arms["candidate"], arms["baseline"], spec, folder, progress)
+    return gate_policies(arms["candidate"], arms["baseline"], spec, folder, progress, engine)
 
 
 def gate_policies(
-    candidate: PolicySource, baseline: PolicySource, spec: GateSpec, folder: Path, progress: Progress | None = None
+    candidate: PolicySource,
+    baseline: PolicySource,
+    spec: GateSpec,
+    folder: Path,
+    progress: Progress | None = None,
+    engine: EngineFactory = local_engine,
 ) -> GateReport:
     """`run_gate` for any two policy sources."""
     arms = {"candidate": candidate, "baseline": baseline}
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(folder):
-            return _run(arms, spec, folder, progress)
+        with locked(folder):
+            return _run(arms, spec, folder, progress, engine)
     except (SimulatorBroken, FileNotFoundError, ImportError) as error:  # assets, libero or a renderer are missing
         verdict, reason = Verdict.HOLD, f"the simulator cannot start: {error}"
-    except (UnusablePolicy, PlanMismatch, GateSpecError, RowsDamaged, FolderBusy) as error:
+    except (UnusablePolicy, PlanMismatch, GateSpecError, RowsDamaged, FolderBusy, MixedSettings) as error:
         verdict, reason = Verdict.ERROR, str(error)
     return write_report(folder, spec, verdict, reason, arms)
 
 
-def _run(arms: dict[str, PolicySource], spec: GateSpec, folder: Path, progress: Progress | None) -> GateReport:
+def _run(
+    arms: dict[str, PolicySource], spec: GateSpec, folder: Path, progress: Progress | None, engine: EngineFactory
+) -> GateReport:
     began = time.monotonic()
-    tasks = suite_tasks(spec)
-    size = _image_size(arms, spec)
-    plan = make_plan(replace(spec, image_size=size), tasks, {name: source.identity for name, source in arms.items()})
-    register(plan, folder / PLAN)
-    setup = WorkerSetup(spec.suite, str(spec.libero_assets or ""), size, spec.open_loop, spec.envs_per_worker, arms)
-    names = {task.index: task.name for task in tasks}
+    plan, setup, names = prepare(arms, spec, folder)
+    declare(folder / SETTINGS, settings_of(plan, arms))
     with ExitStack() as stack:
         log = stack.enter_context(RowLog(folder / ROWS))
-        pool = stack.enter_context(WorkerPool(setup, spec.workers, spec.episode_timeout_s, folder / "logs", names))
-        run = _Run(plan, spec, log, pool, progress)
+        pool = stack.enter_context(engine(setup, spec.workers, spec.episode_timeout_s, folder / "logs", names))
+        run = Phases(plan, spec, log, pool, progress)
         floors = run.screen()
         judgement = None if unfit_for_proof(plan, floors) else run.compare(floors)
         run.probe()
@@ -105,24 +115,43 @@ def _run(arms: dict[str, PolicySource], spec: GateSpec, folder: Path, progress: 
         )
 
 
+def prepare(
+    arms: dict[str, PolicySource], spec: GateSpec, folder: Path
+) -> tuple[GatePlan, WorkerSetup, dict[int, str]]:
+    """The registered plan, what workers need, names of the tasks."""
+    tasks = suite_tasks(spec)
+    size = _image_size(arms, spec)
+    plan = make_plan(replace(spec, image_size=size), tasks, {name: source.identity for name, source in arms.items()})
+    register(plan, folder / PLAN)
+    setup = WorkerSetup(spec.suite, str(spec.libero_assets or ""), size, spec.open_loop, spec.envs_per_worker, arms)
+    return plan, setup, {task.index: task.name for task in tasks}
+
+
 @dataclass(frozen=True)
-class _Run:
+class Phases:
+    """What is run, in which order. `share` picks the jobs that are this process's to run (a shard runs some)."""
+
     plan: GatePlan
     spec: GateSpec
     log: RowLog
-    pool: WorkerPool
+    pool: Engine
     progress: Progress | None
+    share: Callable[[list[Job]], list[Job]] = list
 
     def screen(self) -> tuple[TaskFloor, ...]:
         """Baseline and blind replay on the screening scenes."""
-        self._do("screen", [*recording_jobs(self.plan, self.log.rows), *screening_jobs(self.plan)])
-        while jobs := recording_jobs(self.plan, self.log.rows):
-            self._do("record", jobs)
-        self._do("floor", replay_jobs(self.plan, self.log.rows))
+        self.look()
         floors = task_floors(self.plan, self.log.rows)
         if floors is None:
             raise SimulatorBroken("screening rows are missing. Next: run the gate again, it continues where it stopped")
         return floors
+
+    def look(self) -> None:
+        """Run what the floors rest on."""
+        self._do("screen", [*recording_jobs(self.plan, self.log.rows), *screening_jobs(self.plan)])
+        while self._do("record", recording_jobs(self.plan, self.log.rows)):
+            pass
+        self._do("floor", replay_jobs(self.plan, self.log.rows))
 
     def compare(self, floors: tuple[TaskFloor, ...]) -> Judgement:
         """Both policies on the pairs, in order, until decided or the budget is spent."""
@@ -130,9 +159,13 @@ class _Run:
         def settled() -> bool:
             return judge(self.plan, floors, self.log.rows).settled
 
-        if not settled():
-            self._do("pairs", pair_jobs(self.plan, floors), settled)
+        self.pairs(floors, settled)
         return judge(self.plan, floors, self.log.rows)
+
+    def pairs(self, floors: tuple[TaskFloor, ...], stop: Callable[[], bool]) -> None:
+        """The pairs of the budget, in order, until `stop()`."""
+        if not stop():
+            self._do("pairs", pair_jobs(self.plan, floors), stop)
 
     def probe(self) -> None:
         """Both policies with another task's sentence."""
@@ -143,7 +176,8 @@ class _Run:
         ]
         self._do("wrong instruction", jobs)
 
-    def _do(self, phase: str, jobs: list[Job], stop: Callable[[], bool] = lambda: False) -> None:
+    def _do(self, phase: str, jobs: list[Job], stop: Callable[[], bool] = lambda: False) -> bool:
+        jobs = self.share(jobs)
         left = [job for job in jobs if job.key not in self.log.rows]
         done = len(jobs) - len(left)
 
@@ -155,6 +189,7 @@ class _Run:
                 self.progress(GateProgress(phase, done, len(jobs), row))
 
         self.pool.run(left, arrived, stop)
+        return bool(left)
 
 
 def suite_tasks(spec: GateSpec) -> tuple[SuiteTask, ...]:
@@ -185,7 +220,8 @@ def _image_size(arms: dict[str, PolicySource], spec: GateSpec) -> int:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """One writer per folder. Raises FolderBusy."""
     with open(folder / LOCK, "wb") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
