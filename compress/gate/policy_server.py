@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from compress.atomic import write_json
 from compress.gate.answers import Answers, open_answers
 from runtime.errors import DropGateRuntimeError
 from runtime.inference.messages import (
@@ -28,6 +30,7 @@ from runtime.inference.messages import (
 )
 from runtime.inference.wire import FrameReader, receive
 
+SERVER = "server.json"
 MAX_PATH = 100  # bytes of a socket's path; the system's limit is 107
 BACKLOG = 64
 
@@ -50,6 +53,7 @@ class PolicyServer:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         self._answers = {arm: open_answers(path, batch) for arm, path in artifacts.items()}
+        write_json(folder / SERVER, {"batch": batch, "pid": os.getpid()})
         self._listeners = [self._listen(socket_of(folder, arm), answers) for arm, answers in self._answers.items()]
 
     def forever(self) -> None:
@@ -118,8 +122,6 @@ def _serve(link: socket.socket, answers: Answers) -> None:
 
 
 if __name__ == "__main__":
-    import os
-
     from compress.gate.worker import end_with
 
     asked = json.loads(sys.argv[1])

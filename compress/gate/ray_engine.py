@@ -182,7 +182,7 @@ def _connected(workers: int) -> Any:
     except ImportError as error:
         raise SimulatorBroken(f"engine 'ray': {error}. Next: {INSTALL}") from error
     address = os.environ.get(ADDRESS)
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address:
         ray.init(address=address, **quiet)
     else:

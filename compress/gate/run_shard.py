@@ -70,7 +70,8 @@ def run_shard(
     with locked(own), ExitStack() as stack:
         plan, setup, names = prepare(arms, spec, folder)
         declare(own / FILE, settings_of(plan, arms, batch, shard=shard.name))
-        log = stack.enter_context(ShardLog(folder, shard))
+        log = ShardLog(folder, shard)
+        stack.enter_context(log)
         pool = stack.enter_context(engine(setup, spec.workers, spec.episode_timeout_s, own / "logs", names))
         phases = Phases(plan, spec, log, pool, progress, lambda jobs: shard.owned(plan, jobs))
         phases.look()

@@ -15,18 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from compress.gate.engine import Arrived
+from compress.gate.engine import Arrived, Engine
 from compress.gate.jobs import Job, WorkerSetup
+from compress.gate.made_with import ONE_BY_ONE
 from compress.gate.policies import PolicySource, UnusablePolicy
 from compress.gate.policy_server import socket_of
-from compress.gate.served_policy import PATIENCE_S
+from compress.gate.served_policy import PATIENCE_S, batch_of
 from compress.gate.workers import WorkerPool, child_environment, tail
 
 LIVES = 3  # servers that may die before it is no accident
 LOAD_S, POLL_S = 600.0, 0.05  # until a server has loaded its policies
 
 
-def asking(sources: dict[str, PolicySource], folder: Path, patience_s: float = PATIENCE_S) -> dict[str, PolicySource]:
+def asking(
+    sources: dict[str, PolicySource], folder: Path, patience_s: float = PATIENCE_S, batch: int = ONE_BY_ONE
+) -> dict[str, PolicySource]:
     """The same policies, asked through the sockets in `folder`; those that are no artifacts stay in the simulator."""
 
     def of(arm: str, source: PolicySource) -> PolicySource:
@@ -36,11 +39,21 @@ def asking(sources: dict[str, PolicySource], folder: Path, patience_s: float = P
             "path": str(socket_of(folder, arm)),
             "manifest": str(Path(source.artifact) / "manifest.json"),
             "patience_s": patience_s,
+            "batch": batch,
         }
         kind = "compress.gate.served_policy:ServedPolicy"
         return PolicySource(source.identity, factory=kind, options=options, image_size=source.image_size)
 
     return {arm: of(arm, source) for arm, source in sources.items()}
+
+
+def served_by(
+    folder: Path, setup: WorkerSetup, workers: int, timeout_s: float, logs: Path, names: dict[int, str]
+) -> Engine:
+    """Simulators that ask a server which somebody else has started (`compress gate serve --socket FOLDER`)."""
+    patience_s = min(timeout_s / 2, PATIENCE_S)
+    asked = replace(setup, policies=asking(dict(setup.policies), folder, patience_s, batch_of(folder)))
+    return WorkerPool(asked, workers, timeout_s, logs, names)
 
 
 class ServedEngine:
@@ -53,11 +66,10 @@ class ServedEngine:
         timeout_s: float,
         logs: Path,
         names: dict[int, str],
-        batch: int = 1,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="dropgate-"))
         self._artifacts = {arm: source.artifact for arm, source in setup.policies.items() if source.artifact}
-        self._batch, self._log, self._deaths = batch, logs / "server.log", 0
+        self._log, self._deaths = logs / "server.log", 0
         logs.mkdir(parents=True, exist_ok=True)
         asked = replace(setup, policies=asking(dict(setup.policies), self._folder, timeout_s / 2))
         self._server: subprocess.Popen[bytes] | None = None
@@ -113,7 +125,7 @@ class ServedEngine:
         sockets = [socket_of(self._folder, arm) for arm in self._artifacts]
         for path in sockets:
             path.unlink(missing_ok=True)
-        asked = {"folder": str(self._folder), "artifacts": self._artifacts, "batch": self._batch}
+        asked = {"folder": str(self._folder), "artifacts": self._artifacts, "batch": ONE_BY_ONE}
         command = [sys.executable, "-m", "compress.gate.policy_server", json.dumps(asked)]
         with self._log.open("ab") as output:
             self._server = subprocess.Popen(

@@ -9,6 +9,7 @@ question alone.
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from compress.gate.policies import UnusablePolicy
+from compress.gate.policy_server import SERVER
 from runtime.contract.chunk import ActionChunk
 from runtime.contract.manifest import Manifest
 from runtime.errors import WireError
@@ -29,6 +31,14 @@ PATIENCE_S = 60.0
 RETRY_S = 0.2
 
 
+def batch_of(folder: Path) -> int:
+    """How many questions at a time the server in `folder` answers. PolicyServerGone if none was started there."""
+    try:
+        return int(json.loads((folder / SERVER).read_text())["batch"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PolicyServerGone(f"{folder / SERVER}: {error}. Next: compress gate serve --socket {folder}") from error
+
+
 class PolicyServerGone(UnusablePolicy):
     """Nobody answers any more: the episode is neither a success nor a failure."""
 
@@ -38,11 +48,11 @@ class RemoteFailure(RuntimeError):
 
 
 class ServedPolicy:
-    """Asks the server at `path`, which must hold the artifact whose manifest is at `manifest`."""
+    """Asks the server at `path`: it must hold the artifact of `manifest` and answer `batch` questions at a time."""
 
-    def __init__(self, path: str, manifest: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, path: str, manifest: str, patience_s: float = PATIENCE_S, batch: int = 1) -> None:
         data = Path(manifest).read_bytes()
-        self._path, self._patience_s, self._sequence = path, patience_s, 0
+        self._path, self._patience_s, self._batch, self._sequence = path, patience_s, batch, 0
         self._digest, self._spec = hashlib.sha256(data).hexdigest(), Manifest.from_json(data).policy
         self._link: socket.socket | None = None
         self._reader = FrameReader({})
@@ -93,6 +103,10 @@ class ServedPolicy:
                 f"{self._path} serves policy {ready.policy_id} (manifest {ready.manifest_sha256[:12]}), expected "
                 f"manifest {self._digest[:12]}. Next: serve the artifacts that this gate compares"
             )
+        found = batch_of(Path(self._path).parent)
+        if found != self._batch:
+            link.close()
+            raise PolicyServerGone(f"{self._path} answers {found} questions at a time, expected {self._batch}")
         self._link = link
         return link
 
