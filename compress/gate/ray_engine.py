@@ -41,6 +41,7 @@ CARRIED += ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
 class _Actor:
     handle: Any
     answer: Any  # what it is busy with
+    pid: int
     ready: bool = False
     job: Job | None = None
     since: float = field(default_factory=time.monotonic)
@@ -57,8 +58,8 @@ class RayEngine:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Process ids of the simulators that are idle or busy; for tests and people."""
-        return tuple(self._ray.get([actor.handle.pid.remote() for actor in self._actors if actor.ready]))
+        """Process ids of the simulators on their machines."""
+        return tuple(actor.pid for actor in self._actors if actor.ready)
 
     def run(self, jobs: Iterable[Job], arrived: Arrived, stop: Callable[[], bool] = lambda: False) -> None:
         """Runs the jobs; see `Engine`."""
@@ -102,6 +103,7 @@ class RayEngine:
         remote = self._ray.remote(Simulator)
         handle = remote.options(num_cpus=1, max_restarts=0, runtime_env={"env_vars": environment}).remote()
         try:
+            pid = int(self._ray.get(handle.pid.remote(), timeout=START_TIMEOUT_S))
             self._same_settings(json.loads(self._ray.get(handle.settings.remote(), timeout=START_TIMEOUT_S)))
             policies = {
                 name: replace(source, artifact=self._shipped(handle, source.artifact)) if source.artifact else source
@@ -110,7 +112,7 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             raise SimulatorBroken(f"no simulator starts on the Ray cluster: {error}. Next: {INSTALL}") from error
         setup = json.dumps(replace(self._setup, policies=policies).to_json())
-        return _Actor(handle, handle.start.remote(setup))
+        return _Actor(handle, handle.start.remote(setup), pid)
 
     def _same_settings(self, theirs: dict[str, Any]) -> None:
         mine = {"renderer": os.environ["MUJOCO_GL"], "versions": versions(), "code": code_digest()}

@@ -163,9 +163,12 @@ def _sources(
     """The artifacts of the log, verified; CannotReplay if they are others."""
     out = {}
     for arm, identity in plan.arms.items():
-        path = artifacts.get(arm) or Path(settings["where"]["artifacts"].get(arm) or "")
+        logged = str(settings["where"]["artifacts"].get(arm, ""))
+        path = artifacts.get(arm) or Path(logged)
+        if not logged and arm not in artifacts:
+            raise CannotReplay(f"the {arm} of this log is no artifact. Next: --{arm} DIR")
         if not (path / "manifest.json").is_file():
-            raise CannotReplay(f"the {arm} of this log was at {str(path)!r} and is gone. Next: --{arm} DIR")
+            raise CannotReplay(f"the {arm} of this log is not at {path}. Next: --{arm} DIR")
         out[arm] = artifact_source(path, spec)
         if out[arm].identity != identity:
             raise CannotReplay(f"{path} is policy {out[arm].identity[:12]}, the log's {arm} is {identity[:12]}")
