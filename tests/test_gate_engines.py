@@ -126,7 +126,7 @@ def test_a_replayed_log_reproduces_and_a_wrong_log_shows_its_flip_rate(tmp_path,
     assert "1 of 3 outcomes flip (33 %" in found.sentence()
     assert any("versions.mujoco" in line for line in found.changed)
     assert json.loads((folder / "replay.json").read_text())["flip_rate"] == pytest.approx(1 / 3)
-    with pytest.raises(CannotReplay, match="is no artifact. Next: --baseline DIR"):
+    with pytest.raises(CannotReplay, match="baseline of this log is no artifact"):
         replay(folder, 3)
 
 
@@ -176,9 +176,9 @@ def test_without_a_server_nothing_is_learned_about_the_policy(tmp_path, draft):
     setup = WorkerSetup("dropgate_tabletop", "", 32, 8, 1, asking(served_arms(draft), tmp_path, patience_s=0.5))
     rows: list[object] = []
     job = Job.of("candidate", "candidate", Pair(0, 0, 0), 8)
-    with WorkerPool(setup, 1, 60.0, tmp_path / "logs", {0: "task"}) as pool:
-        with pytest.raises(UnusablePolicy, match="compress gate serve"):
-            pool.run([job], rows.append)
+    pool = WorkerPool(setup, 1, 60.0, tmp_path / "logs", {0: "task"})
+    with pool, pytest.raises(UnusablePolicy, match="compress gate serve"):
+        pool.run([job], rows.append)
     assert rows == []
 
 

@@ -15,11 +15,12 @@ from compress.gate.judge import judge
 from compress.gate.made_with import FILE, ONE_BY_ONE, read_settings, refuse_other
 from compress.gate.plan import GatePlan, PlanMismatch
 from compress.gate.policies import PolicySource
-from compress.gate.report import GateReport, write_report
+from compress.gate.report import GateReport
 from compress.gate.rows import EpisodeRow, RowKey, read_rows
 from compress.gate.shard import ROWS, SHARDS, shard_folders
+from compress.gate.sim_gate import conclude
 from compress.gate.spec import GateSpec
-from compress.gate.verdict import Verdict, unfit_for_proof, verdict_of
+from compress.gate.verdict import unfit_for_proof
 
 PLAN, MERGED = "plan.json", "merge.json"
 OUTCOME = ("success", "steps", "actions")  # what a repeated episode must give again
@@ -54,13 +55,19 @@ def merge(folder: Path) -> GateReport:
     if floors is None:
         raise MergeRefused(f"screening is not complete in {sorted(shards.counts)}. {_next(folder)}")
     judgement = None if unfit_for_proof(plan, floors) else judge(plan, floors, shards.rows)
-    verdict, reason = verdict_of(plan, floors, judgement)
     batch = shards.settings["compared"]["batch"]
-    if verdict is Verdict.PROMOTE and batch != ONE_BY_ONE:
-        reason = f"answers were computed {batch} at a time, a robot asks one by one: no proof. Would be: {reason}"
-        verdict = Verdict.HOLD
+    no_proof = f"answers were computed {batch} at a time, a robot asks one by one: no proof"
     arms = _arms(plan, shards.settings)
-    report = write_report(folder, _spec(plan), verdict, reason, arms, plan, floors, judgement, shards.rows)
+    report = conclude(
+        folder,
+        _spec(plan),
+        arms,
+        plan,
+        shards.rows,
+        floors,
+        judgement,
+        no_proof=no_proof if batch != ONE_BY_ONE else "",
+    )
     write_json(folder / MERGED, {"shards": dict(shards.counts), "settings": dict(shards.settings)})
     return report
 

@@ -16,13 +16,14 @@ from typing import Any
 from compress.atomic import write_json
 from compress.gate.engine import EngineFactory, local_engine
 from compress.gate.intervals import wilson
-from compress.gate.jobs import Job, WorkerSetup
+from compress.gate.jobs import Job
 from compress.gate.made_with import FILE, differences, read_settings, settings_of
 from compress.gate.merge import PLAN
 from compress.gate.plan import GatePlan, PlanMismatch
 from compress.gate.policies import PolicySource, artifact_source
 from compress.gate.rows import EpisodeRow, read_rows
 from compress.gate.shard import ROWS, shard_folders
+from compress.gate.sim_gate import worker_setup
 from compress.gate.spec import GateSpec
 
 REPLAYED, EPISODES = "replay.json", 8
@@ -119,8 +120,7 @@ def replay(
     if not chosen:
         raise CannotReplay(f"{folder} has no episodes of a policy yet. Next: compress gate")
     changed = differences(settings["compared"], settings_of(plan, arms, settings["compared"]["batch"])["compared"])
-    size = int(plan.protocol["image_size"])
-    setup = WorkerSetup(spec.suite, str(spec.libero_assets or ""), size, spec.open_loop, spec.envs_per_worker, arms)
+    setup = worker_setup(arms, spec, int(plan.protocol["image_size"]))
     names = {task.index: task.name for task in plan.tasks}
     again: dict[Any, EpisodeRow] = {}
     with engine(setup, workers, spec.episode_timeout_s, folder / "logs", names) as pool:

@@ -73,7 +73,7 @@ def run_shard(
         log = ShardLog(folder, shard)
         stack.enter_context(log)
         pool = stack.enter_context(engine(setup, spec.workers, spec.episode_timeout_s, own / "logs", names))
-        phases = Phases(plan, spec, log, pool, progress, lambda jobs: shard.owned(plan, jobs))
+        phases = Phases(plan, spec, log, pool, progress, lambda jobs: shard.owned(plan, jobs), log.refresh)
         phases.look()
         settled = _compare(phases, plan, log)
         phases.probe()
@@ -96,7 +96,6 @@ def _compare(phases: Phases, plan: GatePlan, log: ShardLog) -> bool:
 
 def _settled(plan: GatePlan, log: ShardLog, floors: tuple[TaskFloor, ...] | None) -> Callable[[], bool]:
     def stop() -> bool:
-        log.refresh()
         return task_floors(plan, log.rows) is not None if floors is None else judge(plan, floors, log.rows).settled
 
     return stop

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from compress.gate.engine import Engine, EngineFactory, local_engine
 from compress.gate.episodes import SimulatorBroken
@@ -25,7 +26,7 @@ from compress.gate.made_with import MixedSettings, declare, settings_of
 from compress.gate.plan import GatePlan, PlanMismatch, SuiteTask, make_plan, register
 from compress.gate.policies import PolicySource, UnusablePolicy, artifact_source
 from compress.gate.report import GateReport, write_report
-from compress.gate.rows import EpisodeRow, RowLog, RowsDamaged
+from compress.gate.rows import EpisodeRow, RowKey, RowLog, RowsDamaged
 from compress.gate.spec import GateSpec, GateSpecError
 from compress.gate.verdict import Verdict, unfit_for_proof, verdict_of
 
@@ -109,10 +110,33 @@ def _run(
         judgement = None if unfit_for_proof(plan, floors) else run.compare(floors)
         run.probe()
         strips = draw_filmstrips(plan, judgement, log.rows, pool, folder, spec.filmstrips)
-        verdict, reason = verdict_of(plan, floors, judgement)
-        return write_report(
-            folder, spec, verdict, reason, arms, plan, floors, judgement, log.rows, strips, time.monotonic() - began
-        )
+        took = time.monotonic() - began
+        return conclude(folder, spec, arms, plan, log.rows, floors, judgement, strips, took)
+
+
+def conclude(
+    folder: Path,
+    spec: GateSpec,
+    arms: Mapping[str, PolicySource],
+    plan: GatePlan,
+    rows: Mapping[RowKey, EpisodeRow],
+    floors: tuple[TaskFloor, ...],
+    judgement: Judgement | None,
+    filmstrips: tuple[dict[str, Any], ...] = (),
+    wall_s: float = 0.0,
+    no_proof: str = "",
+) -> GateReport:
+    """Rows -> verdict and evidence, without a simulator. `no_proof` says why these rows can promote nothing."""
+    verdict, reason = verdict_of(plan, floors, judgement)
+    if verdict is Verdict.PROMOTE and no_proof:
+        verdict, reason = Verdict.HOLD, f"{no_proof}. It would be: {reason}"
+    return write_report(folder, spec, verdict, reason, arms, plan, floors, judgement, rows, filmstrips, wall_s)
+
+
+def worker_setup(arms: Mapping[str, PolicySource], spec: GateSpec, image_size: int) -> WorkerSetup:
+    """What a simulator needs to know to run this gate's jobs."""
+    assets = str(spec.libero_assets or "")
+    return WorkerSetup(spec.suite, assets, image_size, spec.open_loop, spec.envs_per_worker, arms)
 
 
 def prepare(
@@ -123,13 +147,15 @@ def prepare(
     size = _image_size(arms, spec)
     plan = make_plan(replace(spec, image_size=size), tasks, {name: source.identity for name, source in arms.items()})
     register(plan, folder / PLAN)
-    setup = WorkerSetup(spec.suite, str(spec.libero_assets or ""), size, spec.open_loop, spec.envs_per_worker, arms)
-    return plan, setup, {task.index: task.name for task in tasks}
+    return plan, worker_setup(arms, spec, size), {task.index: task.name for task in tasks}
 
 
 @dataclass(frozen=True)
 class Phases:
-    """What is run, in which order. `share` picks the jobs that are this process's to run (a shard runs some)."""
+    """What is run, in which order.
+
+    A shard runs only its `share` of the jobs, and calls `refresh` to see the rows of the others before it stops.
+    """
 
     plan: GatePlan
     spec: GateSpec
@@ -137,6 +163,7 @@ class Phases:
     pool: Engine
     progress: Progress | None
     share: Callable[[list[Job]], list[Job]] = list
+    refresh: Callable[[], object] = bool
 
     def screen(self) -> tuple[TaskFloor, ...]:
         """Baseline and blind replay on the screening scenes."""
@@ -188,7 +215,11 @@ class Phases:
             if self.progress is not None:
                 self.progress(GateProgress(phase, done, len(jobs), row))
 
-        self.pool.run(left, arrived, stop)
+        def stop_now() -> bool:
+            self.refresh()
+            return stop()
+
+        self.pool.run(left, arrived, stop_now)
         return bool(left)
 
 
