@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from compress.atomic import write_json
-from compress.gate.engine import ENGINES, engine_named
+from compress.gate.engines import ENGINES, engine_named
 from compress.gate.environment import hardware, versions
 from compress.gate.episodes import STEP_NAMES, STEP_S
 from compress.gate.jobs import Job, WorkerSetup

@@ -15,7 +15,6 @@ from compress.gate.jobs import Job, WorkerSetup
 from compress.gate.rows import EpisodeRow
 from compress.gate.workers import WorkerPool
 
-ENGINES = ("local", "served", "ray")
 Arrived = Callable[[EpisodeRow], None]
 
 
@@ -47,18 +46,3 @@ EngineFactory = Callable[[WorkerSetup, int, float, Path, dict[int, str]], Engine
 def local_engine(setup: WorkerSetup, workers: int, timeout_s: float, logs: Path, names: dict[int, str]) -> Engine:
     """Processes of this machine; each loads both policies."""
     return WorkerPool(setup, workers, timeout_s, logs, names)
-
-
-def engine_named(name: str) -> EngineFactory:
-    """The factory of one of ENGINES. ValueError for another name."""
-    if name == "local":
-        return local_engine
-    if name == "served":
-        from compress.gate.served_engine import ServedEngine
-
-        return ServedEngine
-    if name == "ray":
-        from compress.gate.ray_engine import RayEngine
-
-        return RayEngine
-    raise ValueError(f"engine is {name!r}, expected one of {list(ENGINES)}")

@@ -33,8 +33,8 @@ INSTALL = "pip install 'dropgate[ray]' on every machine of the cluster"
 ADDRESS = "DROPGATE_RAY_ADDRESS"  # of a running cluster, as `ray.init` takes it; without it one is made here
 STORE_BYTES = 128 << 20  # of the object store of a cluster made here: rows are small, artifacts come in pieces
 PIECE_BYTES = 16 << 20
-CARRIED = ("MUJOCO_GL", "LIBERO_ASSETS", "LIBERO_CONFIG_PATH", "PYTHONPATH", "OMP_NUM_THREADS")
-CARRIED += ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+CARRIED = ("MUJOCO_GL", "LIBERO_ASSETS", "LIBERO_CONFIG_PATH", *THREADS)
 
 
 @dataclass
@@ -99,7 +99,8 @@ class RayEngine:
 
     def _start(self) -> _Actor:
         """A new actor, with every artifact on its machine."""
-        environment = {name: value for name, value in child_environment(os.environ).items() if name in CARRIED}
+        names = CARRIED if os.environ.get(ADDRESS) else (*CARRIED, "PYTHONPATH")  # other machines have their own paths
+        environment = {name: value for name, value in child_environment(os.environ).items() if name in names}
         remote = self._ray.remote(Simulator)
         handle = remote.options(num_cpus=1, max_restarts=0, runtime_env={"env_vars": environment}).remote()
         try:

@@ -65,7 +65,7 @@ def add_parts(
 
 def engine_of(options: argparse.Namespace) -> EngineFactory:
     """The engine that --engine names."""
-    from compress.gate.engine import engine_named
+    from compress.gate.engines import engine_named
 
     return engine_named(options.engine)
 
