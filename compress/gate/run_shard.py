@@ -7,14 +7,12 @@ what the others have finished, and stops when all together have decided.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from compress.gate.engine import EngineFactory, local_engine
 from compress.gate.floor import TaskFloor, task_floors
-from compress.gate.judge import judge
 from compress.gate.made_with import FILE, ONE_BY_ONE, declare, settings_of
 from compress.gate.plan import GatePlan
 from compress.gate.policies import PolicySource, artifact_source
@@ -81,24 +79,17 @@ def run_shard(
 
 
 def _compare(phases: Phases, plan: GatePlan, log: ShardLog) -> bool:
-    """Run the pairs; once with every task counting while screening rows of the others are missing, then with theirs."""
-    while True:
-        floors = task_floors(plan, log.rows)
-        if floors is not None and unfit_for_proof(plan, floors):
-            return True
-        phases.pairs(floors or assumed_floors(plan), _settled(plan, log, floors))
-        log.refresh()
-        if floors is not None:
-            return judge(plan, floors, log.rows).settled
-        if task_floors(plan, log.rows) is None:
-            return False
+    """Run the pairs; every task counts as long as screening rows of the other shards are missing."""
 
+    def screened() -> bool:
+        return task_floors(plan, log.rows) is not None
 
-def _settled(plan: GatePlan, log: ShardLog, floors: tuple[TaskFloor, ...] | None) -> Callable[[], bool]:
-    def stop() -> bool:
-        return task_floors(plan, log.rows) is not None if floors is None else judge(plan, floors, log.rows).settled
-
-    return stop
+    if not screened():
+        phases.pairs(assumed_floors(plan), screened)
+    floors = task_floors(plan, log.rows)
+    if floors is None:
+        return False
+    return bool(unfit_for_proof(plan, floors)) or phases.compare(floors).missing == 0
 
 
 def assumed_floors(plan: GatePlan) -> tuple[TaskFloor, ...]:
