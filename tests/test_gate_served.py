@@ -167,8 +167,16 @@ def test_a_second_server_cannot_take_the_sockets_of_a_living_one(drafts, folder)
     server = PolicyServer(folder, {"candidate": str(drafts["fixed"])})
     with pytest.raises(CannotServe, match="another process"):
         PolicyServer(folder, {"candidate": str(drafts["fixed"])})
-    assert oct(folder.stat().st_mode)[-3:] == "700"
     server.close()
+    PolicyServer(folder / "made", {"candidate": str(drafts["fixed"])}).close()
+    assert oct((folder / "made").stat().st_mode)[-3:] == "700"
+
+
+def test_a_folder_that_others_can_enter_is_refused(drafts, folder):
+    folder.chmod(0o755)
+    with pytest.raises(CannotServe, match="mode 755"):
+        PolicyServer(folder, {"candidate": str(drafts["fixed"])})
+    assert oct(folder.stat().st_mode)[-3:] == "755"
 
 
 def spawn(folder: Path, draft: Path) -> subprocess.Popen:

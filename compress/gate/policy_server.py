@@ -48,10 +48,9 @@ class PolicyServer:
     """Loads the artifacts, then answers until `close`; or `forever`."""
 
     def __init__(self, folder: Path, artifacts: Mapping[str, str], batch: int = 1) -> None:
+        _own(folder)
         for arm in artifacts:
             _claim(socket_of(folder, arm))
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
         self._answers = {arm: open_answers(path, batch) for arm, path in artifacts.items()}
         write_json(folder / SERVER, {"batch": batch, "pid": os.getpid()})
         self._listeners = [self._listen(socket_of(folder, arm), answers) for arm, answers in self._answers.items()]
@@ -77,6 +76,18 @@ class PolicyServer:
         listener.listen(BACKLOG)
         threading.Thread(target=_accept, args=(listener, answers), daemon=True).start()
         return listener
+
+
+def _own(folder: Path) -> None:
+    """Only its owner may ask: whoever can connect could keep the server busy."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise CannotServe(
+            f"{folder} has mode {found.st_mode & 0o777:o} and owner {found.st_uid}, expected 700 and {os.getuid()}. "
+            "Next: another --socket folder; it is made if it is missing"
+        )
 
 
 def _claim(path: Path) -> None:
