@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.gate.policies import PolicyLike, Privileged
+from compress.gate.policies import PolicyLike, Privileged, UnusablePolicy
 from runtime.contract.chunk import ActionChunk
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def run_episode(
 
     Raises:
         SimulatorBroken: the scene could not be reset.
+        UnusablePolicy: nobody answers for the policy any more.
     """
     began = time.perf_counter()
     try:
@@ -104,6 +105,8 @@ def run_episode(
                 observation = env.observe() if looks else {"state": env.state}
     except EndOfRecording:
         pass
+    except UnusablePolicy:  # its server is gone: nothing was learned about it
+        raise
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"[:400]
         tally.success = tally.success and past_success

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from compress.atomic import write_atomic
+from compress.gate.engine import Engine
 from compress.gate.episodes import SimulatorBroken
 from compress.gate.jobs import Job
 from compress.gate.judge import Judgement
 from compress.gate.plan import GatePlan, Pair
 from compress.gate.policies import UnusablePolicy
 from compress.gate.rows import EpisodeRow, RowKey
-from compress.gate.workers import WorkerPool
 
 FOLDER = "filmstrips"
 GAP = 4  # pixels between the two strips
@@ -28,7 +28,7 @@ def draw_filmstrips(
     plan: GatePlan,
     judgement: Judgement | None,
     rows: Mapping[RowKey, EpisodeRow],
-    pool: WorkerPool,
+    pool: Engine,
     folder: Path,
     most: int,
 ) -> tuple[dict[str, Any], ...]:

@@ -123,7 +123,7 @@ def _say(link: Connection, kind: str, **data: Any) -> None:
     link.send_bytes(json.dumps({"kind": kind, **data}, allow_nan=False).encode())
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Leave when the gate is gone: nobody will read what this worker is busy with."""
     while os.getppid() == parent:
         time.sleep(1.0)
@@ -131,5 +131,5 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     serve(Connection(int(sys.argv[1])))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -28,6 +28,11 @@ LOOK_AHEAD = 4  # jobs among which a worker prefers one whose environment it has
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")}
 
 Arrived = Callable[[EpisodeRow], None]
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """For a process that imports what this one can import, and computes on one thread."""
+    return {**environment, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
 @dataclass
@@ -131,7 +136,7 @@ class WorkerPool:
         if not was_ready:
             self._deaths_before_ready += 1
             if self._deaths_before_ready >= ATTEMPTS:
-                raise SimulatorBroken(f"workers do not start: {cause}; the last one wrote: {_tail(worker.log)}")
+                raise SimulatorBroken(f"workers do not start: {cause}; the last one wrote: {tail(worker.log)}")
         elif job is not None and job.attempts < ATTEMPTS:
             waiting.appendleft(replace(job, attempts=job.attempts + 1))
         elif job is not None:
@@ -140,11 +145,6 @@ class WorkerPool:
     def _start(self) -> _Worker:
         here, there = socket.socketpair()
         log = self._logs / f"worker_{time.time_ns()}.log"
-        environment = {
-            **os.environ,
-            **_ONE_THREAD,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        }
         command = [sys.executable, "-m", "compress.gate.worker", str(there.fileno())]
         with there, open(log, "wb") as output:
             process = subprocess.Popen(
@@ -153,7 +153,7 @@ class WorkerPool:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment,
+                env=child_environment(os.environ),
             )
         worker = _Worker(process, Connection(here.detach()), log)
         with contextlib.suppress(OSError):  # as in _give
@@ -180,9 +180,10 @@ def _how(worker: _Worker) -> str:
         code = worker.process.wait(timeout=10.0)
     except subprocess.TimeoutExpired:
         return "it closed its socket"
-    return f"signal {-code}" if code < 0 else f"exit {code}: {_tail(worker.log)}"
+    return f"signal {-code}" if code < 0 else f"exit {code}: {tail(worker.log)}"
 
 
-def _tail(log: Path, size: int = 300) -> str:
+def tail(log: Path, size: int = 300) -> str:
+    """The end of a log on one line."""
     text = log.read_text(errors="replace").strip() if log.exists() else ""
     return " ".join(text[-size:].split()) or "nothing"

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.verbs import gate_plan
 from compress.verbs.answer import ERROR, HOLD, OK, Answer, Verbs, add_recipe, add_verb, progress
+from compress.verbs.gate_parts import add_parts, engine_of
 from compress.verbs.run import answer_for
+
+if TYPE_CHECKING:
+    from compress.gate.spec import GateSpec
 
 # options that replace a default of GateSpec; None leaves it
 NUMBERS: dict[str, type] = {
@@ -34,13 +38,30 @@ def add_parser(verbs: Verbs) -> None:
     add_recipe(parser, optional=True)
     parser.add_argument("--candidate", type=Path, metavar="DIR", help="artifact to judge; replaces RECIPE")
     parser.add_argument("--baseline", type=Path, metavar="DIR", help="artifact to compare it with")
+    _add_question(parser)
+    add_parts(parser, _add_question, spec_of)
+    parser.add_argument("--force", action="store_true", help="with RECIPE: run the gate again from the start")
+
+
+def _add_question(parser: argparse.ArgumentParser) -> None:
+    """What is asked."""
     parser.add_argument("--suite", help="simulated tasks (default: dropgate_tabletop)")
     parser.add_argument("--tasks", metavar="TASK,TASK", help="names or indices (default: all of the suite)")
     for name, kind in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"the gate's `{name}`")
     gate_plan.add_options(parser)
     parser.add_argument("--libero-assets", type=Path, metavar="DIR", help="LIBERO's assets, for its own suites")
-    parser.add_argument("--force", action="store_true", help="with RECIPE: run the gate again from the start")
+
+
+def spec_of(options: argparse.Namespace) -> GateSpec:
+    """The gate's defaults with what was given."""
+    from compress.gate.spec import GateSpec
+
+    given = [name for name in ("suite", "tasks", "libero_assets", *NUMBERS) if getattr(options, name) is not None]
+    values: dict[str, Any] = {name: getattr(options, name) for name in given}
+    if "tasks" in values:
+        values["tasks"] = tuple(int(t) if t.isdigit() else t for t in values["tasks"].split(","))
+    return GateSpec(**values)
 
 
 def _gate(options: argparse.Namespace) -> Answer:
@@ -60,25 +81,23 @@ def _gate(options: argparse.Namespace) -> Answer:
             "give RECIPE alone, or --candidate and --baseline: the recipe has its own gate section "
             f"({', '.join(given) or 'artifacts'})"
         )
+    if options.recipe is not None and options.engine != "local":
+        raise SettingsError("--engine is for --candidate and --baseline: a recipe's gate runs on this machine")
     if options.recipe is not None:
         return answer_for(options, "gate", ["gate"] if options.force else [])[1]
     if options.candidate is None or options.baseline is None:
         raise SettingsError("gate needs RECIPE, or both --candidate DIR and --baseline DIR")
-    return _two_artifacts(options, given)
+    return _two_artifacts(options)
 
 
-def _two_artifacts(options: argparse.Namespace, given: list[str]) -> Answer:
+def _two_artifacts(options: argparse.Namespace) -> Answer:
     from compress.gate.sim_gate import run_gate
-    from compress.gate.spec import GateSpec
     from compress.stages.gate import tally
 
-    values: dict[str, Any] = {name: getattr(options, name) for name in given}
-    if "tasks" in values:
-        values["tasks"] = tuple(int(t) if t.isdigit() else t for t in values["tasks"].split(","))
     folder = (options.output or Path("runs/gate")).absolute()
     options.resume_folder = folder
     with progress(options).bar("gate", 0) as bar:
-        report = run_gate(options.candidate, options.baseline, GateSpec(**values), folder, tally(bar))
+        report = run_gate(options.candidate, options.baseline, spec_of(options), folder, tally(bar), engine_of(options))
     verdict = report.verdict.value
     data = {"verdict": verdict, "reason": report.reason, "folder": str(folder), "gate": dict(report.data)}
     code = {"promote": OK, "hold": HOLD}.get(verdict, ERROR)
