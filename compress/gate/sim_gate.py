@@ -206,7 +206,9 @@ class Phases:
         `wait` False does not wait for that, as long as it can still pass: a shard does not know when the others end.
         """
         outcome = Outcome.FAIL if judgement is None else judgement.decision.outcome
-        if outcome is Outcome.FAIL or (outcome is Outcome.UNDECIDED and (wait or not judgement or not judgement.missing)):
+        if outcome is Outcome.FAIL or (
+            outcome is Outcome.UNDECIDED and (wait or not judgement or not judgement.missing)
+        ):
             return
         for name in self.plan.panels:
             scenes = panel_scenes(self.plan, floors, name)
