@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m runtime verify | inspect | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, and `worker` for controllers.
+"""`python -m runtime verify | inspect | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, `replay RECORDING`, `worker`.
 
 Exit 0 = fine, 1 = refused with one sentence, 2 = usage.
 """
@@ -57,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in ((verify, _verify), (inspect, _inspect), (bench, _bench), (build, _build)):
         command.add_argument("--json", action="store_true", help="print JSON for programs")
         command.set_defaults(run=run)
+    replay = commands.add_parser("replay", help="do a recording of the controller again: the same commands, bit for bit?")
+    replay.add_argument("recording", type=Path, metavar="RECORDING", help="an .mcap of the controller, or its .part")
+    replay.add_argument("--json", action="store_true", help="print JSON for programs")
+    replay.set_defaults(run=_replay)
     worker = commands.add_parser("worker", help="answer one controller over an inherited socket; not started by hand")
     _add_worker(worker)
     for command in (verify, inspect, bench, build, worker):
@@ -138,6 +142,18 @@ def _inspect(options: argparse.Namespace) -> Answer:
         f"{', '.join(policy.engine.providers)}",
         "files": {entry.path: f"{entry.size} bytes, {entry.role.value}" for entry in manifest.files},
     }
+
+
+def _replay(options: argparse.Namespace) -> Answer:
+    from runtime.recording.mcap_file import McapRecording
+    from runtime.recording.replay import replay
+    from runtime.recording.setup import Setup
+
+    found = McapRecording(options.recording)
+    setup = Setup.from_json(found.setup)
+    done = replay(setup, found.events())
+    answer = {"same": done.same, **dataclasses.asdict(done), "whole_file": found.whole, "about": dict(setup.about)}
+    return done.same, answer
 
 
 def _bench(options: argparse.Namespace) -> Answer:
