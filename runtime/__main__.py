@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in ((verify, _verify), (inspect, _inspect), (bench, _bench), (build, _build)):
         command.add_argument("--json", action="store_true", help="print JSON for programs")
         command.set_defaults(run=run)
-    replay = commands.add_parser("replay", help="do a recording of the controller again: the same commands, bit for bit?")
+    replay = commands.add_parser(
+        "replay", help="do a recording of the controller again: the same commands, bit for bit?"
+    )
     replay.add_argument("recording", type=Path, metavar="RECORDING", help="an .mcap of the controller, or its .part")
     replay.add_argument("--json", action="store_true", help="print JSON for programs")
     replay.set_defaults(run=_replay)
