@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime, torch eager, torch.compile, OpenVINO (float32; int8; bf16), same policies: whole, half, two blocks.
+"""ONNX Runtime, torch eager, torch.compile, OpenVINO (float32, int8, bf16) on the same policies, whole, half and cut.
 
     python benchmarks/engines.py                              both policies, one thread
     python benchmarks/engines.py --policy reference --rounds 60 --json out.json

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m runtime verify | inspect | admit | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, and `worker`, which
-controllers start.
+"""`python -m runtime verify | inspect | admit | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, `replay RECORDING`, and
+`worker`, which controllers start.
 
 Exit 0 = fine, 1 = refused with one sentence, 2 = usage; for `admit` 2 also = it could not be found out.
 """
@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in runs:
         command.add_argument("--json", action="store_true", help="print JSON for programs")
         command.set_defaults(run=run)
+    replay = commands.add_parser(
+        "replay", help="do a recording of the controller again: the same commands, bit for bit?"
+    )
+    replay.add_argument("recording", type=Path, metavar="RECORDING", help="an .mcap of the controller, or its .part")
+    replay.add_argument("--json", action="store_true", help="print JSON for programs")
+    replay.set_defaults(run=_replay)
     worker = commands.add_parser("worker", help="answer one controller over an inherited socket; not started by hand")
     _add_worker(worker)
     for command in (verify, admit, inspect, bench, build, worker):
@@ -188,6 +194,18 @@ def _admit(options: argparse.Namespace) -> Answer:
         )
     )  # fmt: skip
     return found.admitted, found.to_json() if options.json else {TEXT: table(found)}
+
+
+def _replay(options: argparse.Namespace) -> Answer:
+    from runtime.recording.mcap_file import McapRecording
+    from runtime.recording.replay import replay
+    from runtime.recording.setup import Setup
+
+    found = McapRecording(options.recording)
+    setup = Setup.from_json(found.setup)
+    done = replay(setup, found.events())
+    answer = {"same": done.same, **dataclasses.asdict(done), "whole_file": found.whole, "about": dict(setup.about)}
+    return done.same, answer
 
 
 def _bench(options: argparse.Namespace) -> Answer:

@@ -11,6 +11,7 @@ import math
 
 from runtime.clock import Clock
 from runtime.contract.chunk import ActionChunk
+from runtime.control.blend import Blender
 from runtime.control.observation import ObservationBuffer, Snapshot
 from runtime.control.permission import Permission
 from runtime.control.policy_link import Answer, PolicyFailure, PolicyLink
@@ -39,6 +40,7 @@ class ControlLoop:
         self.permission = Permission(settings, wall)
         self._filter, self._policy, self._clock, self._wall = filter_, policy, clock, wall
         self._scheduler = Scheduler(settings.pace)
+        self._blender = Blender(filter_.spec, settings.blend)
         self.machine, self.incident = Machine(), Incident()
         self.task: Task | None = None
         self.machine.happen(Event.CONFIGURED)
@@ -142,7 +144,8 @@ class ControlLoop:
         assert self.task is not None
         self.task.chunks += 1
         try:
-            admitted = self._filter.admit(chunk, self._situation(now))
+            met = self._blender.meet(chunk, now, self._scheduler.behind_s)
+            admitted = self._filter.admit(met, self._situation(now))
             if not self._scheduler.splice(admitted, now):
                 raise ChunkRejected(StopCause.CHUNK_LATE, "the whole chunk is over already")
         except ObservationProblem as problem:
@@ -151,6 +154,7 @@ class ControlLoop:
         except ChunkRejected as rejection:
             self._rejected(rejection.cause, str(rejection))
             return None
+        self._blender.keep(chunk, met)
         self.task.rejected_in_a_row, self.task.waiting_since_s = 0, None
         self._first_command_of = chunk.stamp_s
         if self.state is State.HOLDING:
@@ -293,6 +297,7 @@ class ControlLoop:
     def _forget(self) -> None:
         """Nothing that was planned or asked before may move the arm afterwards."""
         self._scheduler.clear()
+        self._blender.clear()
         self._filter.forget()
         self._observed = None
         self._tempo = 1.0

@@ -63,6 +63,11 @@ class Scheduler:
         return self._chunk, self._progress_s
 
     @property
+    def behind_s(self) -> float:
+        """How far the chunk in use has fallen behind its own times, because motion was slowed [s]."""
+        return 0.0 if self._chunk is None else max(0.0, self._at_s - self._chunk.stamp_s - self._progress_s)
+
+    @property
     def left_s(self) -> float:
         """Content left [s]; the queue."""
         return 0.0 if self._chunk is None else max(0.0, self._chunk.length_s - self._progress_s)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from runtime.control.blend import Blend
 from runtime.control.scheduler import Pace
 
 
@@ -25,6 +26,7 @@ class Settings:
             own instant and for the answer to it. Never for a robot.
         max_clock_step_s: a larger step of the clock during motion is a fault.
         max_duration_s: of a task without one of its own.
+        blend: how a new chunk meets the one in use.
     """
 
     pace: Pace
@@ -38,3 +40,4 @@ class Settings:
     lockstep: bool = False
     max_clock_step_s: float = 0.5
     max_duration_s: float = 120.0
+    blend: Blend = field(default_factory=Blend)

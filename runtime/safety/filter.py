@@ -51,6 +51,11 @@ class SafetyFilter:
         return self._path.names
 
     @property
+    def spec(self) -> ActionSpec:
+        """Of the chunks that it takes."""
+        return self._spec
+
+    @property
     def useful_age_s(self) -> float:
         """An observation older than this is not worth a question: half of what its chunk may be used for [s]."""
         return min(self._timing.max_chunk_age_s, self._spec.horizon * self._spec.dt_s) / 2.0

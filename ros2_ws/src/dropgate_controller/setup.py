@@ -24,6 +24,7 @@ setup(
         "console_scripts": [
             "controller_node = dropgate_controller.controller_node:main",
             "guard_node = dropgate_controller.guard_node:main",
+            "security_policy = dropgate_controller.security:main",
         ]
     },
 )

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do a recording again: the same code on the same inputs must release the same commands, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.control.controller import Controller
+from runtime.control.observation import ObservationBuffer
+from runtime.errors import ContractError
+from runtime.recording import values
+from runtime.recording.recorder import outcome
+from runtime.recording.setup import Setup
+from runtime.recording.tape import CLOCK, WALL, Diverged, Playback, ReplayedClock, ReplayedLink
+from runtime.telemetry import StopCause
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay came to.
+
+    Attributes:
+        events, ticks, commands: how many were done again.
+        difference: the first event that differs, in words; empty if none does.
+    """
+
+    events: int
+    ticks: int
+    commands: int
+    difference: str
+
+    @property
+    def same(self) -> bool:
+        """Every command was the same to the bit."""
+        return not self.difference
+
+
+def replay(setup: Setup, events: Iterable[Mapping[str, Any]]) -> Replayed:
+    """Do all events again, in order, until one differs.
+
+    Raises:
+        ContractError: an event is missing or not one.
+    """
+    playback = Playback()
+    buffer = ObservationBuffer(setup.policy.observation, setup.state_map(), setup.joints, setup.needs_tcp)
+    clock, wall = ReplayedClock(playback, CLOCK), ReplayedClock(playback, WALL)
+    controller = Controller(setup.settings, setup.filter(), buffer, ReplayedLink(playback), clock, wall)
+    count = ticks = commands = 0
+    for event in events:
+        if event.get("n") != count:
+            raise ContractError(
+                f"recording: event {event.get('n')!r} comes where {count} was expected: events are lost"
+            )
+        difference = _again(controller, playback, event)
+        if difference:
+            return Replayed(count, ticks, commands, f"event {count}, {event['call']}: {difference}")
+        count += 1
+        if event["call"] == "tick":
+            ticks, commands = ticks + 1, commands + (event["out"]["command"] is not None)
+    return Replayed(count, ticks, commands, "")
+
+
+def _again(controller: Controller, playback: Playback, event: Mapping[str, Any]) -> str:
+    """Do one event; how it differs from the recorded one, in words."""
+    playback.begin(event)
+    raised, found = "", None
+    try:
+        found = _do(controller, event["call"], event["args"])
+    except Diverged as error:
+        return str(error)
+    except KeyError as error:
+        raise ContractError(f"recording: event {event.get('n')} lacks {error}") from error
+    except Exception as error:
+        raised = f"{type(error).__name__}: {error}"
+    if raised != event.get("raised", ""):
+        return f"raised {raised or 'nothing'}, recorded was {event.get('raised') or 'nothing'}"
+    wanted = event.get("out")
+    if not raised and found != wanted:
+        return _differing(found, wanted)
+    try:
+        playback.finish()
+    except Diverged as error:
+        return str(error)
+    return ""
+
+
+def _differing(found: Any, wanted: Any) -> str:
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
+        return f"gives {found}, recorded was {wanted}"
+    keys = [key for key in wanted if found.get(key) != wanted[key]]
+    return "; ".join(f"{key} is {_short(found.get(key))}, recorded was {_short(wanted[key])}" for key in keys)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _do(controller: Controller, call: str, args: Mapping[str, Any]) -> Any:
+    number = values.to_number
+    calls: dict[str, Callable[[], Any]] = {
+        "tick": lambda: outcome(controller, controller.tick()),
+        "put": lambda: controller.buffer.put(
+            args["name"], number(args["stamp_s"]), values.to_sample(args["value"]), number(args["now_s"])
+        ),
+        "permit": lambda: controller.permission.permit(args["granted"]),
+        "enable": lambda: controller.permission.enable(args["held"]),
+        "fault": lambda: controller.fault(StopCause(args["cause"]), args["text"]),
+        "activate": controller.activate,
+        "deactivate": controller.deactivate,
+        "arm": lambda: controller.arm(args["wanted"]),
+        "start": lambda: controller.start(
+            args["instruction"], number(args["max_duration_s"]), number(args["speed_scale"])
+        ),
+        "cancel": controller.cancel,
+        "stop": lambda: controller.stop(args["text"]),
+        "reset_fault": controller.reset_fault,
+    }
+    if call not in calls:
+        raise ContractError(f"recording: found call {call!r}, expected one of {sorted(calls)}")
+    found = calls[call]()
+    return found if call in ("tick", "put") else None
