@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m runtime verify | inspect | admit | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, `replay RECORDING`, and
-`worker`, which controllers start.
+"""`python -m runtime verify | inspect | admit | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, `replay RECORDING`;
+and `worker`, which controllers start.
 
 Exit 0 = fine, 1 = refused with one sentence, 2 = usage; for `admit` 2 also = it could not be found out.
 """
