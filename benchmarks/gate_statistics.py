@@ -44,7 +44,7 @@ TASKS, STATES = 40, 50
 
 
 def share(hits: int, of: int) -> dict[str, Any]:
-    """A probability with its 95 % Monte Carlo interval (Wilson)."""
+    """With its 95 % Monte Carlo interval (Wilson)."""
     return {"rate": hits / of, "mc95": list(wilson(hits, of)), "gates": of}
 
 
