@@ -151,6 +151,10 @@ SPOILED: dict[str, tuple[Callable[[Cell], object], str, str]] = {
     "release revoked": (
         lambda c: c.believe(c.who.trust(revoked=nothing_revoked(releases=(SERIAL,)))), "signatures", "revoked",
     ),
+    "clock set back": (
+        lambda c: c.believe(c.who.trust(revoked=nothing_revoked(updated_at=format_utc(NOW + timedelta(hours=1))))),
+        "clock", "revocations of 2026-11-27T21:00:00Z",
+    ),
     "smaller margin": (
         lambda c: c.demand(panels={"in_distribution": {"margin": 0.02, "alpha": 0.05, "min_pairs": 30}}),
         "panel in_distribution", "above -0.0200",
