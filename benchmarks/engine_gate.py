@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument("--baseline", type=Path, help="what it is compared with (default: the same artifact)")
     parser.add_argument("--backend", default=DEFAULT, help="engine of the candidate, as `python -m runtime bench`")
     parser.add_argument("--output", type=Path, required=True, help="gate.json, gate.md and the episodes")
+    parser.add_argument("--tasks", help="names or indices with commas between (default: all of the suite)")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--margin", type=float, default=0.10)
     parser.add_argument("--floor-states", type=int, default=8)
@@ -63,8 +64,9 @@ def main() -> int:
         parser.error(str(error))
     here = str(Path(__file__).resolve().parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH", ""))))
+    tasks = tuple(int(t) if t.isdigit() else t for t in given.tasks.split(",")) if given.tasks else None
     spec = GateSpec(
-        pairs=given.pairs, margin=given.margin, workers=given.workers, floor_states=given.floor_states,
+        tasks=tasks, pairs=given.pairs, margin=given.margin, workers=given.workers, floor_states=given.floor_states,
         wrong_instruction=0, filmstrips=0,
     )  # fmt: skip
     sides = source(given.artifact, given.backend, spec), source(given.baseline or given.artifact, DEFAULT, spec)

@@ -157,6 +157,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--margin", type=float, default=0.10)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--floor-states", type=int, default=8, help="screening scenes per task")
     parser.add_argument("--tasks", type=int, nargs="*", help="of the suite (default: all)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -164,7 +165,7 @@ def main() -> int:
     parts, engines = options.parts.split(","), options.engine or ["local"]
     spec = GateSpec(
         pairs=options.pairs, margin=options.margin, workers=options.workers, wrong_instruction=0, filmstrips=0,
-        tasks=tuple(options.tasks) if options.tasks else None,
+        tasks=tuple(options.tasks) if options.tasks else None, floor_states=options.floor_states,
     )  # fmt: skip
     found: dict[str, Any] = {"scaling": [], "equal": [], "bad": [], "hardware": hardware(), "versions": versions()}
     if "scaling" in parts:

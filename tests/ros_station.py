@@ -79,7 +79,7 @@ def believe(folder: Path, **revoked: tuple[str, ...]) -> Path:
     """The station's trust store."""
     ends = format_utc(utc_now() + timedelta(days=30))
     keys = (trusted(WHO.builder, Role.BUILDER, not_after=ends), trusted(WHO.releaser, Role.RELEASER, not_after=ends))
-    return write_trust(folder, TrustStore(keys, nothing_revoked(**revoked)))
+    return write_trust(folder, TrustStore(keys, nothing_revoked(updated_at=format_utc(utc_now()), **revoked)))
 
 
 def patient_artifact(folder: Path, verdict: Verdict, reason: str = "20 of 20 episodes") -> Path:

@@ -32,6 +32,7 @@ from runtime.contract.admission import Admission
 from runtime.contract.admission_evidence import untouched
 from runtime.contract.conventions import Verdict
 from runtime.contract.decision_log import log_decision
+from runtime.contract.finding import Check
 from runtime.contract.gate_report import parse_gate_report
 from runtime.contract.manifest import SIGNATURES_DIR, GateSummary
 from runtime.contract.regression import regression_folder
@@ -86,6 +87,15 @@ def test_what_is_signed_judged_and_wanted_here_is_admitted_with_its_facts(cell: 
     assert facts["panels"]["robot_pose"] == {"lower": -0.02, "alpha": 0.05, "pairs": 100, "baseline_rate": 0.9}
     assert "the releaser" in facts["releaser"]
     json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_unknown_is_not_good_and_neither_is_nothing(cell: Cell) -> None:
+    found = cell.ask()
+    assert not replace(found, checks=()).admitted
+    assert not replace(found, release=None).admitted
+    assert not found.plus(Check("later", None, "unknown", "")).admitted
+    assert not found.plus(Check("later", False, "bad", "good")).admitted
+    assert found.plus(Check("later", True, "good", "")).admitted
 
 
 def unlink_release(cell: Cell) -> None:
@@ -150,6 +160,10 @@ SPOILED: dict[str, tuple[Callable[[Cell], object], str, str]] = {
     ),
     "release revoked": (
         lambda c: c.believe(c.who.trust(revoked=nothing_revoked(releases=(SERIAL,)))), "signatures", "revoked",
+    ),
+    "clock set back": (
+        lambda c: c.believe(c.who.trust(revoked=nothing_revoked(updated_at=format_utc(NOW + timedelta(hours=1))))),
+        "clock", "revocations of 2026-11-27T21:00:00Z",
     ),
     "smaller margin": (
         lambda c: c.demand(panels={"in_distribution": {"margin": 0.02, "alpha": 0.05, "min_pairs": 30}}),

@@ -32,7 +32,7 @@ def believe(cell: Cell, **revoked: tuple[str, ...]) -> None:
     ends = format_utc(utc_now() + timedelta(days=1))
     keys = ((cell.who.builder, Role.BUILDER), (cell.who.releaser, Role.RELEASER))
     listed = tuple(trusted(signer, role, not_after=ends) for signer, role in keys)
-    cell.believe(cell.who.trust(keys=listed, revoked=nothing_revoked(**revoked)))
+    cell.believe(cell.who.trust(keys=listed, revoked=nothing_revoked(updated_at=format_utc(utc_now()), **revoked)))
 
 
 def ask(cell: Cell, *more: str, robot: str = ROBOT) -> int:

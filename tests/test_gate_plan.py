@@ -30,7 +30,7 @@ def test_a_broken_last_task_cannot_hide_behind_the_order():
         plan = make_plan(GateSpec(order_seed=seed), suite(tasks=10, states=20), ARMS)
         runs.append([-1.0 if pair.task == 9 else 0.0 for pair in plan.order])
     outcome, _ = wealth_paths(np.array(runs), PairedTest(0.10, 0.05, population=200)).decisions()
-    assert (outcome == 1).mean() < 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5  # alpha, and two Monte Carlo errors
+    assert (outcome == 1).mean() < 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5  # alpha, and the luck of 400 orders
 
 
 def test_the_order_belongs_to_its_seed():

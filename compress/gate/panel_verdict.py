@@ -104,11 +104,17 @@ def judge_panel(
     decision = decide(differences, test)
     used = tuple((bool(candidate), bool(baseline)) for candidate, baseline in results[: decision.pairs])
     bounds = confidence_sequence(differences[: decision.pairs], test)
+    lower, upper = _in_order(bounds.lower, bounds.upper, decision.outcome)
     outcome = decision.outcome.value if results else NOT_RUN
-    reason = _reason(decision.outcome, test, used, planned, bounds.lower)
-    return PanelVerdict(
-        name, kind, test, outcome, bounds.lower, bounds.upper, bounds.path, used, planned, dict(steps), reason
-    )
+    reason = _reason(decision.outcome, test, used, planned, lower)
+    return PanelVerdict(name, kind, test, outcome, lower, upper, bounds.path, used, planned, dict(steps), reason)
+
+
+def _in_order(lower: float, upper: float, outcome: Outcome) -> tuple[float, float]:
+    """Bounds that crossed (one of them missed the truth) meet at the one that decided; wider is never wrong."""
+    if lower <= upper:
+        return lower, upper
+    return (lower, lower) if outcome is Outcome.PASS else (upper, upper)
 
 
 def _reason(outcome: Outcome, test: PairedTest, used: tuple[tuple[bool, bool], ...], planned: int, lower: float) -> str:

@@ -43,7 +43,7 @@ class Forecast:
     Attributes:
         truth: what was simulated.
         passed, failed, undecided: gates; held is the sum of the last two.
-        mean_pairs, pairs90: mean and 90 % quantile of the pairs used (undecided ones use the whole budget).
+        mean_pairs, pairs90, most_pairs: mean, 90 % quantile and maximum of the pairs used (undecided: the budget).
     """
 
     truth: Truth
@@ -52,6 +52,7 @@ class Forecast:
     undecided: int
     mean_pairs: float
     pairs90: int
+    most_pairs: int
 
     @property
     def runs(self) -> int:
@@ -73,7 +74,7 @@ class Forecast:
             "policy": self.truth.name, "lost": self.truth.lost, "gained": self.truth.gained,
             "difference": self.truth.difference, "promoted": share, "promoted_mc95": list(interval),
             "held": 1.0 - share, "failed": self.failed / self.runs, "undecided": self.undecided / self.runs,
-            "mean_pairs": self.mean_pairs, "pairs90": self.pairs90, **minutes,
+            "mean_pairs": self.mean_pairs, "pairs90": self.pairs90, "most_pairs": self.most_pairs, **minutes,
         }  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def forecast(truth: Truth, test: PairedTest, pairs: int, runs: int = RUNS, seed:
     outcome, count = np.concatenate(outcomes), np.concatenate(used)
     return Forecast(
         truth, int((outcome == 1).sum()), int((outcome == -1).sum()), int((outcome == 0).sum()), float(count.mean()),
-        int(np.quantile(count, 0.9, method="higher")),
+        int(np.quantile(count, 0.9, method="higher")), int(count.max()),
     )  # fmt: skip
 
 

@@ -20,10 +20,11 @@ from runtime.contract.loading_limits import ENVELOPE_BYTES
 from runtime.contract.manifest import SIGNATURES_DIR
 from runtime.contract.regression import check_regression
 from runtime.contract.regular_file import read_bounded
-from runtime.contract.signed import Signed, verify_signed
+from runtime.contract.signed import CLOCK_SKEW, Signed, verify_signed
 from runtime.contract.statements import RELEASE_FILE, RELEASE_TYPE, ReleaseStatement
 from runtime.contract.station_policy import StationPolicy
 from runtime.contract.trust_store import TrustStore
+from runtime.contract.utc_time import format_utc, parse_utc
 from runtime.errors import ArtifactError, DropGateRuntimeError, TrustError
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ def decide(
     demands = _or_error(lambda: StationPolicy.load(_given(policy, NO_POLICY)))
     if not isinstance(artifact, Artifact):
         failed = store if isinstance(store, DropGateRuntimeError) else None
-        return admit(artifact, failed, None, demands, station, now, regression=None)
+        return admit(artifact, failed, None, demands, station, now, regression=None).plus(_clock(store, now))
     signed: Signed | DropGateRuntimeError
     if isinstance(store, TrustStore):
         known = store
@@ -62,7 +63,8 @@ def decide(
         signed, stated = store, None
     gate = _or_error(lambda: read_gate_report(artifact))
     regression = _or_error(lambda: check_regression(artifact, station.robot, station.limits_sha256))
-    return admit(artifact, signed, gate, demands, station, now, regression=regression, stated=stated)
+    found = admit(artifact, signed, gate, demands, station, now, regression=regression, stated=stated)
+    return found.plus(_clock(store, now))
 
 
 def untouched(artifact: Artifact) -> Check:
@@ -85,6 +87,17 @@ def _or_error(get: Callable[[], T]) -> T | DropGateRuntimeError:
         return error
     except OSError as error:
         return ArtifactError(str(error))
+
+
+def _clock(store: TrustStore | DropGateRuntimeError, now: datetime) -> Check:
+    """A clock that was set back would bring ended releases to life; the revocations' own date is later than it then."""
+    expected = "the time of the last revocation list or later; set this station's clock"
+    if not isinstance(store, TrustStore):
+        return Check("clock", None, "unknown", expected)
+    listed = parse_utc(store.revoked.updated_at, "revoked.updated_at")
+    return Check(
+        "clock", now >= listed - CLOCK_SKEW, f"{format_utc(now)}, revocations of {format_utc(listed)}", expected
+    )
 
 
 def _stated(root: Path, trust: TrustStore) -> ReleaseStatement | None:
