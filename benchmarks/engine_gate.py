@@ -67,7 +67,7 @@ def main() -> int:
     tasks = tuple(int(t) if t.isdigit() else t for t in given.tasks.split(",")) if given.tasks else None
     spec = GateSpec(
         tasks=tasks, pairs=given.pairs, margin=given.margin, workers=given.workers, floor_states=given.floor_states,
-        wrong_instruction=0, filmstrips=0,
+        panels={}, filmstrips=0,
     )  # fmt: skip
     sides = source(given.artifact, given.backend, spec), source(given.baseline or given.artifact, DEFAULT, spec)
     report = gate_policies(*sides, spec, given.output.absolute(), tell)

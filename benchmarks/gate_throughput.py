@@ -164,7 +164,7 @@ def main() -> int:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     parts, engines = options.parts.split(","), options.engine or ["local"]
     spec = GateSpec(
-        pairs=options.pairs, margin=options.margin, workers=options.workers, wrong_instruction=0, filmstrips=0,
+        pairs=options.pairs, margin=options.margin, workers=options.workers, panels={}, filmstrips=0,
         tasks=tuple(options.tasks) if options.tasks else None, floor_states=options.floor_states,
     )  # fmt: skip
     found: dict[str, Any] = {"scaling": [], "equal": [], "bad": [], "hardware": hardware(), "versions": versions()}

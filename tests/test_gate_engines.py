@@ -114,7 +114,7 @@ def test_a_replayed_log_reproduces_and_a_wrong_log_shows_its_flip_rate(tmp_path,
     assert not found.changed
     assert "reproduces: 2 of 2" in found.sentence()
 
-    logged = [row for row in read_rows(folder / ROWS) if row.arm in ("candidate", "baseline", "wrong_instruction")]
+    logged = [row for row in read_rows(folder / ROWS) if row.arm in ("candidate", "baseline")]
     lie = next(row for row in spread(logged, 3) if row.arm == "baseline")
     with RowLog(folder / ROWS) as log:
         log.append(replace(lie, success=not lie.success))
@@ -141,7 +141,7 @@ def draft(tmp_path_factory) -> Path:
 
 
 USELESS = GateSpec(
-    tasks=(0,), pairs=2, floor_states=2, max_steps=24, wrong_instruction=0, filmstrips=0, workers=1, states=6,
+    tasks=(0,), pairs=2, floor_states=2, max_steps=24, panels={}, filmstrips=0, workers=1, states=6,
     image_size=32,
 )  # fmt: skip
 

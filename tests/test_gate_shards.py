@@ -18,6 +18,8 @@ from compress.gate.jobs import Job
 from compress.gate.judge import pair_jobs
 from compress.gate.made_with import FILE, SCHEMA, MixedSettings, declare, differences
 from compress.gate.merge import MergeRefused, merge
+from compress.gate.panel_spec import PanelSpec
+from compress.gate.panels import panel_jobs
 from compress.gate.plan import PlanMismatch, register
 from compress.gate.recheck import recheck
 from compress.gate.rows import RowKey, RowLog, read_rows
@@ -25,19 +27,20 @@ from compress.gate.shard import ROWS, SHARDS, BadShard, Shard, ShardLog
 from compress.gate.spec import GateSpec
 from compress.gate.verdict import Verdict
 
-SPEC = GateSpec(pairs=40, wrong_instruction=6)
+SPEC = GateSpec(pairs=40, panels={"robot_pose": PanelSpec(pairs=20), "instruction_swap": PanelSpec(pairs=6)})
 
 
 def all_jobs(plan) -> list[Job]:
     rows = play(plan, good)
-    wrong = [Job.of("wrong_instruction", arm, pair, 9, told=told) for pair, told in plan.wrong for arm in plan.arms]
+    floors = task_floors(plan, rows)
+    panels = [job for name in plan.panels for job in panel_jobs(plan, floors, name)]
     recorded = [Job.of("expert", "expert", pair, 9) for pairs in plan.record.values() for pair in pairs]
     return [
         *recorded,
         *screening_jobs(plan),
         *replay_jobs(plan, rows),
-        *pair_jobs(plan, task_floors(plan, rows)),
-        *wrong,
+        *pair_jobs(plan, floors),
+        *panels,
     ]
 
 
