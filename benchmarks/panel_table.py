@@ -240,8 +240,8 @@ def _text(table: Mapping[str, Any]) -> str:
     legend = (
         "Rates in %; in brackets the paired difference in points with its anytime-valid one-sided bounds (each at "
         "1 - alpha), what the test says, and median steps to success beside the baseline's. Under instruction_swap the "
-        "rate is that of NOT reaching the original goal. A panel on which the baseline manages less than twice the margin "
-        "proves nothing."
+        "rate is that of NOT reaching the original goal. A panel on which the baseline manages less than twice the "
+        "margin proves nothing."
     )
     return (
         "\n".join([*lines, "", legend, "", *notes, "", f"plan {table['plan_digest'][:12]}; {table['hardware']}"]) + "\n"
