@@ -26,7 +26,7 @@ from compress.gate.jobs import Job, WorkerSetup
 from compress.gate.panel_fit import refused_panels
 from compress.gate.panel_spec import PANELS, PanelSpec, kind_of, strengths
 from compress.gate.panel_verdict import judge_panel
-from compress.gate.panels import Scene, counted, median_steps, panel_job, row_pairs
+from compress.gate.panels import LEAST_MARGINS, Scene, counted, median_steps, panel_job, row_pairs
 from compress.gate.plan import MIN_POPULATION, GatePlan, make_plan
 from compress.gate.policies import PolicySource, artifact_source
 from compress.gate.rates import comparison
@@ -184,7 +184,7 @@ def _table(
             cell = _cell(plan, panel, rows)
             cells.append({**cell, "reason": why or cell["reason"]})
         alone = cells[0]["outcome"] == "pass"
-        missed = [cell["name"] for cell in cells[1:] if cell["outcome"] != "pass"]
+        missed = [cell["name"] for cell in cells[1:] if cell["outcome"] != "pass" or not cell["proves"]]
         lines[name] = {"panels": cells, "suite_alone_passes": alone, "panels_not_passed": missed}
     terms = {name: plan.protocol["panels"][name]["strength"] for name in plan.panels}
     return {
@@ -210,7 +210,9 @@ def _cell(plan: GatePlan, panel: str, rows: Mapping[RowKey, EpisodeRow]) -> dict
     bounds = confidence_sequence([float(c) - float(b) for c, b in results], test)
     difference = {"mean": found["difference"], "lower": bounds.lower, "upper": bounds.upper}
     shared = {key: found[key] for key in ("candidate", "baseline", "lost", "gained")}
-    return {**entry, **shared, "decided_after": entry["pairs"], "pairs": len(results), "difference": difference}
+    proves = len(results) > 0 and found["baseline"]["rate"] >= LEAST_MARGINS * test.margin
+    counts = {"decided_after": entry["pairs"], "pairs": len(results), "proves": proves}
+    return {**entry, **shared, **counts, "difference": difference}
 
 
 def _text(table: Mapping[str, Any]) -> str:
@@ -238,7 +240,8 @@ def _text(table: Mapping[str, Any]) -> str:
     legend = (
         "Rates in %; in brackets the paired difference in points with its anytime-valid one-sided bounds (each at "
         "1 - alpha), what the test says, and median steps to success beside the baseline's. Under instruction_swap the "
-        "rate is that of NOT reaching the original goal."
+        "rate is that of NOT reaching the original goal. A panel on which the baseline manages less than twice the "
+        "margin proves nothing."
     )
     return (
         "\n".join([*lines, "", legend, "", *notes, "", f"plan {table['plan_digest'][:12]}; {table['hardware']}"]) + "\n"
@@ -255,7 +258,8 @@ def _words(cell: Mapping[str, Any]) -> str:
     gap, steps = cell["difference"], cell["steps_to_success"]
     pace = f", {steps['candidate']:g}/{steps['baseline']:g} steps" if None not in steps.values() else ""
     bounds = f"{100 * gap['mean']:+.0f}, {100 * gap['lower']:+.0f} to {100 * gap['upper']:+.0f}"
-    return f"{_share(cell['candidate'])} [{bounds}; {cell['outcome']}{pace}]"
+    said = cell["outcome"] if cell["proves"] else f"{cell['outcome']}, proves nothing"
+    return f"{_share(cell['candidate'])} [{bounds}; {said}{pace}]"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ Rows = Mapping[RowKey, EpisodeRow]
 RowPair = tuple[EpisodeRow, EpisodeRow]  # candidate, baseline
 Scene = tuple[Pair, int]  # a pair, and the task whose sentence is given
 POLICIES = ("candidate", "baseline")
+LEAST_MARGINS = 2.0  # a baseline must manage at least so many margins of a panel that is to prove something
 SLOWER = 1.2  # a candidate whose median success takes longer than this times the baseline's is warned about
 
 
@@ -105,17 +106,20 @@ def release_verdict(
     plan: GatePlan, floors: tuple[TaskFloor, ...], judgement: Judgement | None, panels: Iterable[PanelVerdict]
 ) -> tuple[Verdict, str]:
     """Verdict and reason: the suite itself must pass, and every panel that is not advisory, with a fit baseline."""
-    least, terms = float(plan.protocol["min_baseline"]), plan.protocol["panels"]
+    terms = plan.protocol["panels"]
     needed = [panel for panel in panels if not terms[panel.name]["advisory"]]
-    judged = [replace(p, outcome=NOT_RUN, reason=why) if (why := weakness(least, p)) else p for p in needed]
+    judged = [replace(p, outcome=NOT_RUN, reason=why) if (why := weakness(p)) else p for p in needed]
     verdict, reason = verdict_of(plan, floors, judgement, judged)
     passed = ", ".join(panel.name for panel in judged)
     return verdict, f"{reason}; panels passed: {passed}" if verdict is Verdict.PROMOTE and passed else reason
 
 
-def weakness(least: float, panel: PanelVerdict) -> str:
-    """Why a panel that passed proves nothing: a baseline that fails is no standard; else empty."""
-    n = len(panel.results)
+def weakness(panel: PanelVerdict) -> str:
+    """Why a panel that passed proves nothing; else empty.
+
+    A candidate that always fails loses exactly the baseline's rate: where that is near the margin it would pass too.
+    """
+    n, least = len(panel.results), LEAST_MARGINS * panel.test.margin
     wins = sum(baseline for _, baseline in panel.results)
     if panel.outcome != Outcome.PASS.value or wins >= least * n:
         return ""
@@ -130,9 +134,9 @@ def slowness(panel: PanelVerdict) -> str:
     return f"median success takes {candidate:g} steps, {100 * (candidate / baseline - 1):.0f} % more than {baseline:g}"
 
 
-def panel_warnings(least: float, panels: Iterable[PanelVerdict]) -> list[str]:
+def panel_warnings(panels: Iterable[PanelVerdict]) -> list[str]:
     """Sentences for the report."""
-    found = [(panel.name, why) for panel in panels for why in (weakness(least, panel), slowness(panel)) if why]
+    found = [(panel.name, why) for panel in panels for why in (weakness(panel), slowness(panel)) if why]
     return [f"{name}: {why}" for name, why in found]
 
 

@@ -33,7 +33,7 @@ RULE = (
     "task counts; both policies get the same perturbation, drawn from (panel, task, state, seed) alone. Under "
     "instruction_swap the policies are told another task's sentence, and what counts is NOT reaching the original "
     "goal. 6. Promote only if 'not worse by the margin' is reached, no suite or task is significantly worse (Holm), "
-    "and every panel that is not advisory passes, with a baseline that itself manages at least min_baseline of it."
+    "and every panel that is not advisory passes, with a baseline that itself manages at least twice its margin."
 )
 
 

@@ -93,7 +93,7 @@ def write_report(
         "vetoes": [veto.to_json() for veto in level_vetoes(plan, judgement)] if plan and judgement else [],
         "tasks": task_summaries(plan, floors, judgement),
         "screening": [asdict(floor) for floor in floors],
-        "warnings": panel_warnings(spec.min_baseline, (primary, *panels)),
+        "warnings": panel_warnings((primary, *panels)),
         "wrong_instruction": wrong_instruction_summary(rows),
         "speed": steps_summary(rows),
         "crashes": {
