@@ -71,7 +71,7 @@ def _groups(data: Mapping[str, Any]) -> list[Group]:
     groups = []
     paired, tasks, wrong = data["paired"], data["tasks"], data["wrong_instruction"]
     if paired and paired["pairs"]:
-        label = f"All {paired['pairs']} pairs that count"
+        label = f"Suite {data['spec']['suite']}, all {paired['pairs']} pairs that count"
         groups.append(Group(label, {who: paired[who] for who in ("candidate", "baseline")}))
     for task in tasks:
         label = task["sentence"] if task["counts"] else f"{task['sentence']} (does not count)"
