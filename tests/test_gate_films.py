@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from report_page import page
 from test_gate_judge import good, plan_of, play, row
-from test_report import page
 
 from compress.gate.film import Film, read_reel
 from compress.gate.film_choice import FilmedPair, failed_pairs
@@ -25,7 +25,10 @@ from compress.gate.spec import GateSpec
 
 SIDE = 16
 SPEC = GateSpec(
-    pairs=60, margin=0.2, floor_gap=0.3, panels={"robot_pose": {"pairs": 9}, "camera": {"pairs": 9}, "instruction_swap": {"pairs": 9}}
+    pairs=60,
+    margin=0.2,
+    floor_gap=0.3,
+    panels={"robot_pose": {"pairs": 9}, "camera": {"pairs": 9}, "instruction_swap": {"pairs": 9}},
 )
 
 
@@ -87,7 +90,9 @@ def drawn_gate():
 def test_lost_pairs_come_first_and_panels_take_turns() -> None:
     plan, floors, judgement, rows = drawn_gate()
     failed = failed_pairs(plan, floors, judgement, rows)
-    assert [pair.kind for pair in failed] == sorted((pair.kind for pair in failed), key=["lost", "gained", "neither"].index)
+    assert [pair.kind for pair in failed] == sorted(
+        (pair.kind for pair in failed), key=["lost", "gained", "neither"].index
+    )
     lost = [pair.panel for pair in failed if pair.kind == "lost"]
     assert set(lost[:4]) == {*plan.panels, "in_distribution"} & set(lost)
     assert lost[0] == "in_distribution" or "in_distribution" not in lost
@@ -120,7 +125,11 @@ def test_strips_say_when_and_why_and_are_not_drawn_twice(tmp_path: Path) -> None
     plan, _, _, rows = drawn_gate()
     pair, told = next(scene for scene in plan.panels["robot_pose"] if scene[0].state % 3 == 0)
     shown = [FilmedPair("robot_pose", pair, told, "lost")]
-    rows |= {job.key: row(job, losing(job)) for p in ("candidate", "baseline") for job in [Job.of(p, p, pair, 0, panel="robot_pose")]}
+    rows |= {
+        job.key: row(job, losing(job))
+        for p in ("candidate", "baseline")
+        for job in [Job.of(p, p, pair, 0, panel="robot_pose")]
+    }
     pool = Projector()
     found = draw_filmstrips(plan, shown, rows, pool, tmp_path, 3)
     assert draw_filmstrips(plan, shown, rows, pool, tmp_path, 3) == found
@@ -139,7 +148,9 @@ def test_an_episode_that_ends_otherwise_when_drawn_is_said(tmp_path: Path) -> No
     plan, _, _, rows = drawn_gate()
     pair: Pair = plan.order[0]
     rows |= {job.key: row(job, losing(job)) for p in ("candidate", "baseline") for job in [Job.of(p, p, pair, 0)]}
-    (entry,) = draw_filmstrips(plan, [FilmedPair("in_distribution", pair, pair.task, "lost")], rows, Projector(True), tmp_path, 1)
+    (entry,) = draw_filmstrips(
+        plan, [FilmedPair("in_distribution", pair, pair.task, "lost")], rows, Projector(True), tmp_path, 1
+    )
     assert not entry["reproduced"]
     assert entry["caption"].endswith("(not reproduced)")
 
@@ -150,7 +161,9 @@ def shown(tmp_path: Path):
     folder = tmp_path / "gate"
     (folder / "filmstrips").mkdir(parents=True)
     plan, floors, judgement, rows = drawn_gate()
-    failed = [pair for pair in failed_pairs(plan, floors, judgement, rows) if pair.panel in ("camera", "instruction_swap")][:2]
+    failed = [
+        pair for pair in failed_pairs(plan, floors, judgement, rows) if pair.panel in ("camera", "instruction_swap")
+    ][:2]
     entries = draw_filmstrips(plan, failed, rows, Projector(), folder, 2)
     from test_gate_judge import ARMS
 

@@ -26,7 +26,14 @@ def floor_chart(name: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
     canvas = Canvas(name, "Time per call beside the machine's floor", "; ".join(map(_spoken, rows)), bottom + 42)
     marks = ticks(0.0, max(row["p99_ms"] for row in rows), 4)
     scale = Scale(marks[0], marks[-1], LEFT, RIGHT)
-    x_axis(canvas, scale, [(v, f"{v:g}") for v in marks], top, bottom, "[ms]: floor above, measured p50 below, whisker to p99")
+    x_axis(
+        canvas,
+        scale,
+        [(v, f"{v:g}") for v in marks],
+        top,
+        bottom,
+        "[ms]: floor above, measured p50 below, whisker to p99",
+    )
     x = float(LEFT)
     for text, colour in LEGEND.items():
         canvas.rect(x, 4, 10, 10, colour, "#111")

@@ -52,6 +52,8 @@ def shipped_chart(name: str, steps: Sequence[Step]) -> Markup:
 def _spoken(steps: Sequence[Step]) -> str:
     return "; ".join(
         f"{step.name}: "
-        + ", ".join(f"{small(a / UNITS[k][1])} of {small(b / UNITS[k][1])} {UNITS[k][0]}" for k, (b, a) in step.amounts.items())
+        + ", ".join(
+            f"{small(a / UNITS[k][1])} of {small(b / UNITS[k][1])} {UNITS[k][0]}" for k, (b, a) in step.amounts.items()
+        )
         for step in steps
     )

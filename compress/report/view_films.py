@@ -114,7 +114,8 @@ def _notes(data: Mapping[str, Any], strips: list[Film]) -> list[str]:
     panels = data.get("panels") or ([data["paired"]] if data["paired"] else [])
     there = sum(panel["lost"] + panel["gained"] for panel in panels)
     drawn = sum(film.kind in ("lost", "gained") for film in strips)
-    counted = f"{drawn} of {there} discordant pair{'' if there == 1 else 's'} of all panels {'is' if drawn == 1 else 'are'} drawn"
+    pairs = "discordant pair" if there == 1 else "discordant pairs"
+    counted = f"{drawn} of {there} {pairs} of all panels {'is' if drawn == 1 else 'are'} drawn"
     if not panels:
         return ["No pairs were compared."]
     if not there:

@@ -43,7 +43,9 @@ def floor(evidence: Evidence) -> FloorView | None:
         ours = evidence.policy_id
         if ours and ours not in known:
             timed = ", ".join(sorted(policy[:12] for policy in known))
-            raise ReportError(f"{path}: timed policies {timed}, not {ours[:12]}; run: compress bench ARTIFACT --output DIR")
+            raise ReportError(
+                f"{path}: timed policies {timed}, not {ours[:12]}; run: compress bench ARTIFACT --output DIR"
+            )
         return FloorView(floor_chart("floor", artifacts), tuple(map(_row, artifacts)), _notes(data))
 
 
@@ -71,5 +73,7 @@ def _notes(data: Mapping[str, Any]) -> tuple[str, ...]:
     crowd = f"Load {', '.join(f'{value:.1f}' for value in busy)} (before, after)." if busy else "Load not known."
     noisy = [f"{crowd} More than there are CPUs: the floor is too high, the ratio too low."]
     calm = [crowd]
-    floor = "The floor is the sum over matrix products of the larger of arithmetic and reading weights, and time per node."
+    floor = (
+        "The floor is the sum over matrix products of the larger of arithmetic and reading weights, and time per node."
+    )
     return (*bound, floor, where, *(noisy if busy and max(busy) > machine["cpus"] else calm))

@@ -14,7 +14,8 @@ from compress.report.chart_panels import panels_chart, title
 from compress.report.chart_rates import Group, rate_chart
 from compress.report.numbers import DASH, points, rate
 
-COUNTED = "pairs with the counted event [%]: goal reached; swap: original goal not reached"
+COUNTED = "episodes in which the event that counts came [%]"
+VOID = "proves nothing"  # how the gate's warning of a pass begins whose baseline fails itself
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,15 @@ def panels(data: Mapping[str, Any]) -> Panels | None:
     if not entries:
         return None
     ran = [entry for entry in entries if entry["outcome"] != "not_run"]
+    warnings = tuple(data.get("warnings") or ())
+    void = {entry["name"] for entry in ran if any(w.startswith(f"{entry['name']}: {VOID}") for w in warnings)}
     return Panels(
-        chart=panels_chart("panels", entries),
+        chart=panels_chart("panels", entries, void),
         rates=rate_chart("panel_rates", [_group(entry, data) for entry in ran], COUNTED) if ran else None,
         paths=tuple(_paths(data, ran)),
-        rows=tuple(_row(entry) for entry in entries),
+        rows=tuple(_row(entry, entry["name"] in void) for entry in entries),
         vetoes=_vetoes(data),
-        warnings=tuple(data.get("warnings") or ()),
+        warnings=warnings,
     )
 
 
@@ -70,12 +73,12 @@ def _paths(data: Mapping[str, Any], ran: Sequence[Mapping[str, Any]]) -> Iterato
             yield title(panel), bounds_chart(f"bounds_{name}", path, panel["margin"], mean, level)
 
 
-def _row(panel: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(panel: Mapping[str, Any], void: bool) -> tuple[str, ...]:
     found, steps, ran = panel["difference"], panel["steps_to_success"], panel["outcome"] != "not_run"
     span = f"{points(found['mean'])} ({points(found['lower'])} to {points(found['upper'])})"
     return (
         title(panel),
-        panel["outcome"].replace("_", " "),
+        panel["outcome"].replace("_", " ") + (f", {VOID}" if void else ""),
         rate(panel["candidate"]),
         rate(panel["baseline"]),
         str(panel["lost"]) if ran else DASH,

@@ -47,11 +47,16 @@ def signatures(evidence: Evidence) -> Signatures:
         )
     where = f"Checked at {found.checked_at} against {found.store}"
     if found.state == state.UNSIGNED:
-        return Signatures("NOT SIGNED", f"Not signed. {where}: {found.reason}.", "compress seal ARTIFACT --builder-key KEY")
+        return Signatures(
+            "NOT SIGNED", f"Not signed. {where}: {found.reason}.", "compress seal ARTIFACT --builder-key KEY"
+        )
     if found.state == state.REFUSED or found.signed is None:
         return Signatures("REFUSED", f"The signatures are refused. {where}: {found.reason}.")
     build, release = found.signed.build, found.signed.release
-    facts = [Fact("built by", _name(found.signed.builder), _key(found.signed.builder)), Fact("signed at", build.signed_at)]
+    facts = [
+        Fact("built by", _name(found.signed.builder), _key(found.signed.builder)),
+        Fact("signed at", build.signed_at),
+    ]
     if release is None:
         sentence = f"Built by {_name(found.signed.builder)}, but not released: no robot may move with it. {where}."
         again = "compress seal ARTIFACT --releaser-key KEY --robot NAME --regression FILE"

@@ -27,7 +27,10 @@ def add_parser(verbs: Verbs) -> None:
         "--trust", type=Path, metavar="DIR", help="a station's trust store: check and show who built and released it"
     )
     parser.add_argument(
-        "--bench", type=Path, metavar="FILE", help="bench.json of `compress bench --output DIR`: latency beside the floor"
+        "--bench",
+        type=Path,
+        metavar="FILE",
+        help="bench.json of `compress bench --output DIR`: latency beside the floor",
     )
 
 
