@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import report_factory as factory
+from report_page import Page, page
 
 from compress.gate.spec import GateSpec
 from compress.report import ReportError, build
@@ -18,48 +18,6 @@ from compress.report.evidence import IN_RUN, NAMES, collect
 from compress.report.view_blocks import read_ranking
 from compress.stages.probe import load_scores
 from runtime.contract.artifact import load_manifest
-
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, visible text, and a check that every element is closed."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
-
-    @property
-    def word(self) -> str:
-        return re.search(r"PROMOTE|HOLD|NO VERDICT", self.text.split("DropGate report of")[1]).group()
-
-
-def page(source: Path, out: Path) -> Page:
-    return Page(build(source, out).read_text())
 
 
 @pytest.fixture(scope="module")

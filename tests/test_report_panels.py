@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+from report_page import Page, page
 from test_gate_judge import ARMS, good, plan_of, play
 from test_gate_vetoes import BROKEN, one_task_broken
-from test_report import Page, page
 
 from compress.gate.floor import task_floors
 from compress.gate.judge import judge
@@ -67,7 +67,15 @@ def test_every_panel_has_a_row_with_its_numbers_and_its_outcome(folder: Path, wh
 
 
 def test_bounds_and_panels_are_drawn_with_their_margins_and_a_text_alternative(folder: Path, whole: Page) -> None:
-    assert drawings(whole) == ["rates", "wealth", "bounds", "panels"]
+    assert drawings(whole) == [
+        "rates",
+        "wealth",
+        "bounds",
+        "panel_rates",
+        "panels",
+        "bounds_robot_pose",
+        "bounds_light",
+    ]
     assert "margin: a pass is a band above \u221210.0" in whole.text
     assert "robot pose: fail, \u2212100.0" in whole.text
     ticks = [a for tag, a in whole.tags if tag == "line" and a.get("stroke") == "#b3261e"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STEP_S = 0.05
 STEP_NAMES = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
-Watch = Callable[[Mapping[str, np.ndarray]], None]
+Watch = Callable[[Mapping[str, np.ndarray], int], None]
 
 
 class SimulatorBroken(RuntimeError):
@@ -73,7 +73,7 @@ def run_episode(
         max_steps: control steps before the episode has failed.
         open_loop: rows of each chunk that are executed.
         past_success: go on until the policy has nothing more to say (recordings).
-        watch: sees each observation that the policy is given, and the last one.
+        watch: sees each observation that the policy is given, and the last one, with the steps executed before it.
         change: a perturbation of the scene, the observations or the sentence.
 
     Raises:
@@ -95,7 +95,7 @@ def run_episode(
             policy.attach(env)
         while tally.steps < max_steps and not (tally.success and not past_success):
             if watch is not None:
-                watch(observation)
+                watch(observation, tally.steps)
             asked = time.perf_counter()
             tally.queries += 1
             chunk = policy.infer(observation, told, tally.steps * STEP_S)
@@ -111,7 +111,7 @@ def run_episode(
         cause = f"{type(error).__name__}: {error}"[:400]
         tally.success = tally.success and past_success
     if watch is not None:
-        _watch_the_end(env, watch)
+        _watch_the_end(env, watch, tally.steps)
     wall = time.perf_counter() - began
     return Outcome(tally.success, tally.steps, tally.queries, wall, tally.infer_s, cause, tuple(tally.actions))
 
@@ -177,10 +177,10 @@ def _execute(env: TaskEnv, commands: np.ndarray, looks: bool, past_success: bool
     return True
 
 
-def _watch_the_end(env: TaskEnv, watch: Watch) -> None:
+def _watch_the_end(env: TaskEnv, watch: Watch, steps: int) -> None:
     """The last picture may not have been drawn: hold still for one step that is, after everything has been counted."""
     try:
         env.step(np.zeros(len(STEP_NAMES)), want_images=True)
-        watch(env.observe())
+        watch(env.observe(), steps)
     except Exception:
         return

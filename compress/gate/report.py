@@ -90,6 +90,7 @@ def write_report(
         "plan": plan.to_json() if plan else None,
         "paired": paired_summary(judgement, primary),
         "panels": [panel.entry() for panel in (primary, *panels)],
+        "panel_paths": {panel.name: [list(bounds) for bounds in panel.path] for panel in panels},
         "vetoes": [veto.to_json() for veto in level_vetoes(plan, judgement)] if plan and judgement else [],
         "tasks": task_summaries(plan, floors, judgement),
         "screening": [asdict(floor) for floor in floors],

@@ -18,6 +18,7 @@ from typing import Any
 
 from compress.gate.engine import Engine, EngineFactory, local_engine
 from compress.gate.episodes import SimulatorBroken
+from compress.gate.film_choice import failed_pairs
 from compress.gate.filmstrip import draw_filmstrips
 from compress.gate.floor import TaskFloor, recording_jobs, replay_jobs, screening_jobs, task_floors
 from compress.gate.jobs import Job, WorkerSetup
@@ -115,7 +116,8 @@ def _run(
         judgement = None if unfit_for_proof(plan, floors) else run.compare(floors)
         refused = refused_panels(plan, arms)
         run.panels(floors, judgement, refused)
-        strips = draw_filmstrips(plan, judgement, log.rows, pool, folder, spec.filmstrips)
+        failed = failed_pairs(plan, floors, judgement, log.rows)
+        strips = draw_filmstrips(plan, failed, log.rows, pool, folder, spec.filmstrips)
         took = time.monotonic() - began
         return conclude(folder, spec, arms, plan, log.rows, floors, judgement, refused, strips, took)
 

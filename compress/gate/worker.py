@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.gate.episodes import Outcome, Replay, Script, SimulatorBroken, run_episode
-from compress.gate.film import Film
+from compress.gate.film import Film, unmet_goals
 from compress.gate.jobs import Job, WorkerSetup
 from compress.gate.policies import PolicyLike, UnusablePolicy
 from compress.gate.rows import EpisodeRow
@@ -47,6 +47,7 @@ class Bench:
         film = Film() if job.film else None
         outcome = self._episode(job, film)
         if film is not None:
+            film.unmet = () if outcome.success else unmet_goals(self._env(job.task))
             film.save(Path(job.film))
         task = self._suite.task(job.task)
         return EpisodeRow(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -16,10 +16,12 @@ STYLE = {"pass": ("disc", DARK), "fail": ("cross", LIGHT), "undecided": ("square
 WIDEST = 0.5  # bounds beyond are drawn at the edge
 
 
-def panels_chart(name: str, panels: Sequence[Mapping[str, Any]]) -> Markup:
-    """Draw the entries of `gate.json`'s panels, in their order; at least one."""
+def panels_chart(name: str, panels: Sequence[Mapping[str, Any]], void: Collection[str] = ()) -> Markup:
+    """Draw the entries of `gate.json`'s panels, in their order; at least one. Those in `void` prove nothing."""
     bottom = TOP + LANE * len(panels)
-    words = "; ".join(f"{title(panel)}: {spoken(panel)}" for panel in panels)
+    words = "; ".join(
+        f"{title(panel)}: {spoken(panel)}{', proves nothing' if panel['name'] in void else ''}" for panel in panels
+    )
     canvas = Canvas(name, "Difference of every panel with its bounds", words, bottom + 42)
     low, high = _range(panels)
     marks = ticks(100 * low, 100 * high, 5)
@@ -28,7 +30,7 @@ def panels_chart(name: str, panels: Sequence[Mapping[str, Any]]) -> Markup:
     x_axis(canvas, scale, shown, TOP, bottom, "candidate minus baseline [percentage points]; red tick: margin")
     canvas.line(scale(0.0), TOP, scale(0.0), bottom)
     for i, panel in enumerate(panels):
-        _lane(canvas, scale, TOP + LANE * (i + 0.5), panel)
+        _lane(canvas, scale, TOP + LANE * (i + 0.5), panel, panel["name"] in void)
     return canvas.markup()
 
 
@@ -53,15 +55,16 @@ def _range(panels: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     return max(low, -WIDEST), min(high, WIDEST)
 
 
-def _lane(canvas: Canvas, scale: Scale, y: float, panel: Mapping[str, Any]) -> None:
+def _lane(canvas: Canvas, scale: Scale, y: float, panel: Mapping[str, Any], void: bool) -> None:
     canvas.text(LEFT - 8, y + 4, title(panel), "end", title=panel["reason"])
     edge = scale(-100 * panel["margin"])
     canvas.line(edge, y - 9, edge, y + 9, "#b3261e", 2.5)
     if panel["outcome"] == "not_run":
         canvas.text(RIGHT + 10, y + 4, f"{DASH} not run", kind="tick")
         return
-    shape, colour = STYLE[panel["outcome"]]
+    shape, colour = STYLE["undecided" if void else panel["outcome"]]
     found = panel["difference"]
     canvas.whisker(scale(100 * found["lower"]), scale(100 * found["upper"]), y, colour)
     canvas.marker(shape, scale(100 * found["mean"]), y, colour)
-    canvas.text(RIGHT + 10, y + 4, panel["outcome"], kind="strong", title=panel["reason"])
+    word = "no proof" if void else panel["outcome"]
+    canvas.text(RIGHT + 10, y + 4, word, kind="strong", title=panel["reason"])

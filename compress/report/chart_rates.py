@@ -25,14 +25,14 @@ class Group:
     rates: Mapping[str, Mapping[str, Any] | None]
 
 
-def rate_chart(name: str, groups: Sequence[Group]) -> Markup:
-    """One chart; series are those of STYLE."""
+def rate_chart(name: str, groups: Sequence[Group], counted: str = "episodes that reached the goal [%]") -> Markup:
+    """One chart; series are those of STYLE, `counted` is the label of the axis."""
     top = 26.0
     bottom = top + sum(LABEL + LANE * len(group.rates) + GAP for group in groups)
     words = "; ".join(f"{g.label}: " + ", ".join(f"{who} {rate(r)}" for who, r in g.rates.items()) for g in groups)
     canvas = Canvas(name, "Success rates with 95 % Wilson intervals", words, bottom + 42)
     scale = Scale(0.0, 1.0, LEFT, RIGHT)
-    x_axis(canvas, scale, [(v / 4, str(25 * v)) for v in range(5)], top, bottom, "episodes that reached the goal [%]")
+    x_axis(canvas, scale, [(v / 4, str(25 * v)) for v in range(5)], top, bottom, counted)
     _legend(canvas, {who for group in groups for who in group.rates})
     y = top
     for group in groups:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from compress.receipt import Receipt
 from compress.report.errors import ReportError
-from runtime.contract.artifact import load_manifest, read_artifact
+from compress.report.signed_state import NO_ARTIFACT, SignedState, signed_state
+from runtime.contract.artifact import Artifact, load_manifest, read_artifact
 from runtime.contract.manifest import MANIFEST_FILE, Manifest, parse_json
 from runtime.errors import DropGateRuntimeError
 
 NAMES = ("probe", "plan", "recovery", "parity", "bench", "gate")
+MORE = ("trim", "trims", "convertible")  # said in their own place where they are missing: older artifacts have none
 STAGE_OF = {
     "probe": "probe",
     "plan": "plan",
@@ -25,8 +28,12 @@ STAGE_OF = {
     "parity": "export",
     "bench": "export",
     "gate": "gate",
+    "trim": "trim",
+    "trims": "export",
+    "convertible": "export",
+    "floor": "bench",
 }
-IN_ARTIFACT = {name: f"evidence/{name}.json" for name in NAMES} | {"recipe": "recipe.yaml"}
+IN_ARTIFACT = {name: f"evidence/{name}.json" for name in (*NAMES, *MORE)} | {"recipe": "recipe.yaml"}
 IN_RUN = {
     "probe": "probe/probe.json",
     "plan": "plan/plan.json",
@@ -35,6 +42,9 @@ IN_RUN = {
     "bench": "export/bench.json",
     "gate": "gate/gate.json",
     "recipe": "export/recipe.yaml",
+    "trim": "trim/trim.json",
+    "trims": "export/candidate/evidence/trims.json",
+    "convertible": "export/candidate/evidence/convertible.json",
 }
 IN_GATE = {"gate": "gate.json"}
 STAGES = ("data", "probe", "plan", "drop", "recover", "export", "gate")
@@ -47,10 +57,11 @@ class Evidence:
     Attributes:
         kind: `artifact`, `run` or `gate`.
         paths: name -> file, whether it is there or not.
-        data: name in NAMES -> its JSON content; absent if the file is missing.
+        data: name in NAMES or MORE, or `floor` -> its JSON content; absent if the file is missing.
         recipe: text of the resolved recipe.
         manifest: of the artifact, or of a run's candidate draft.
         receipts: of a run's stages, in order.
+        signed: where an artifact's signatures stand.
     """
 
     kind: str
@@ -59,26 +70,49 @@ class Evidence:
     recipe: str | None = None
     manifest: Manifest | None = None
     receipts: tuple[Receipt, ...] = field(default=())
+    signed: SignedState = field(default=SignedState(NO_ARTIFACT))
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Evidence files that are not there."""
         return tuple(name for name in NAMES if name not in self.data)
 
+    @property
+    def policy_id(self) -> str:
+        """Of the candidate, as the manifest or else the gate says; empty if neither is there."""
+        if self.manifest is not None:
+            return self.manifest.policy_id
+        arms = self.data.get("gate", {}).get("arms", {})
+        return str(arms["candidate"]["policy_id"]) if "candidate" in arms else ""
 
-def collect(source: Path) -> Evidence:
+
+def collect(
+    source: Path, bench: Path | None = None, trust: Path | None = None, now: datetime | None = None
+) -> Evidence:
     """Read all evidence below `source`.
+
+    Args:
+        source: a run, an artifact or a gate folder.
+        bench: a `bench.json` of `compress bench`, which knows the machine's floor.
+        trust: a station's trust store, against which an artifact's signatures are checked at `now` (UTC).
 
     Raises:
         ReportError: no run, artifact or gate folder, or a damaged file.
+        TrustError: the trust store cannot be used.
     """
     kind, layout = _layout(source)
     paths = {name: source / inside for name, inside in layout.items()}
-    data = {name: _read(path, STAGE_OF[name]) for name, path in paths.items() if name in NAMES and path.is_file()}
+    read = {name: path for name, path in paths.items() if name in (*NAMES, *MORE) and path.is_file()}
+    if bench is not None:
+        paths["floor"] = read["floor"] = bench
+    data = {name: _read(path, STAGE_OF[name]) for name, path in read.items()}
     recipe = paths.get("recipe")
     text = _text(recipe) if recipe is not None and recipe.is_file() else None
     receipts = [Receipt.read(source / stage) for stage in STAGES] if kind == "run" else []
-    return Evidence(kind, paths, data, text, _manifest(source, kind), tuple(r for r in receipts if r is not None))
+    artifact = _artifact(source) if kind == "artifact" else None
+    manifest = artifact.manifest if artifact is not None else _draft(source)
+    signed = signed_state(artifact, trust, now)
+    return Evidence(kind, paths, data, text, manifest, tuple(r for r in receipts if r is not None), signed)
 
 
 def _layout(source: Path) -> tuple[str, Mapping[str, str]]:
@@ -97,14 +131,19 @@ def _layout(source: Path) -> tuple[str, Mapping[str, str]]:
     )
 
 
-def _manifest(source: Path, kind: str) -> Manifest | None:
+def _artifact(source: Path) -> Artifact:
+    try:
+        return read_artifact(source)
+    except (DropGateRuntimeError, OSError) as error:
+        raise ReportError(f"{source}: {error}") from error
+
+
+def _draft(source: Path) -> Manifest | None:
     draft = source / "export" / "candidate"
     try:
-        if kind == "artifact":
-            return read_artifact(source).manifest
         return load_manifest(draft)[0] if (draft / MANIFEST_FILE).is_file() else None
     except (DropGateRuntimeError, OSError) as error:
-        raise ReportError(f"{source if kind == 'artifact' else draft}: {error}") from error
+        raise ReportError(f"{draft}: {error}") from error
 
 
 def _read(path: Path, stage: str) -> Mapping[str, Any]:

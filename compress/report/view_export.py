@@ -67,7 +67,7 @@ def latency(evidence: Evidence) -> Latency | None:
 def _expected(found: dict[str, float] | None) -> list[str]:
     """The plan's expectation beside the measurement."""
     if not found:
-        return []
+        return ["The plan had no latency budget, so there is no expected time to compare with."]
     return [
         f"The plan expected {small(found['expected_ms'])} ms of the graph, {percent(found['expected_share'])} of the "
         f"unpruned one's time; measured {small(found['measured_ms'])} ms ({points(found['off'])} %), "

@@ -15,7 +15,7 @@ from compress.report.chart_line import Line, line_chart
 from compress.report.chart_rates import Group, rate_chart
 from compress.report.errors import reading
 from compress.report.evidence import Evidence
-from compress.report.numbers import DASH, e_value, points, rate
+from compress.report.numbers import DASH, e_value, points, rate, small
 from compress.report.svg import DARK, LIGHT
 from compress.report.view_panels import Panels, panels
 
@@ -71,7 +71,7 @@ def _groups(data: Mapping[str, Any]) -> list[Group]:
     groups = []
     paired, tasks, wrong = data["paired"], data["tasks"], data["wrong_instruction"]
     if paired and paired["pairs"]:
-        label = f"All {paired['pairs']} pairs that count"
+        label = f"Suite {data['spec']['suite']}, all {paired['pairs']} pairs that count"
         groups.append(Group(label, {who: paired[who] for who in ("candidate", "baseline")}))
     for task in tasks:
         label = task["sentence"] if task["counts"] else f"{task['sentence']} (does not count)"
@@ -108,10 +108,10 @@ def _wealth(paired: Mapping[str, Any]) -> Markup:
     marks = [(float(v), _power(v)) for v in range(low, high + 1, step)]
     words = (
         f"After {len(path)} pairs the evidence for 'not worse' is {e_value(paired['log_e_pass'])} and for 'worse' "
-        f"{e_value(paired['log_e_fail'])}; {math.exp(paired['threshold_log_e']):.0f} decides."
+        f"{e_value(paired['log_e_fail'])}; {small(math.exp(paired['threshold_log_e']))} decides."
     )
     lines = [Line("candidate is not worse", good, DARK), Line("candidate is worse", bad, LIGHT, "7 4")]
-    needs = f"1/alpha = {math.exp(paired['threshold_log_e']):.0f} decides"
+    needs = f"1/alpha = {small(math.exp(paired['threshold_log_e']))} decides"
     return line_chart(
         "wealth", "Wealth of the two bets after each pair", words, lines,
         "pairs compared, in the order fixed beforehand", "wealth (e-value, logarithmic, no unit)", marks,
@@ -146,7 +146,7 @@ def _notes(paired: Mapping[str, Any]) -> tuple[str, ...]:
         f"Question: is the candidate worse than the baseline by {100 * paired['margin']:g} points or more, on {scope}? "
         f"{paired['pairs']} of at most {paired['budget']} pairs were used.",
         f"Evidence for 'not worse' {e_value(paired['log_e_pass'])}, for 'worse' {e_value(paired['log_e_fail'])}; "
-        f"{math.exp(paired['threshold_log_e']):.0f} decides, at whatever pair it is reached (Ville's inequality).",
+        f"{small(math.exp(paired['threshold_log_e']))} decides, at whatever pair it is reached (Ville's inequality).",
         *bounds,
         f"Difference {points(paired['difference'])} points (Tango 95 %: {points(low)} to {points(high)}), "
         f"McNemar exact p {paired['mcnemar_p']:.3f}. These two are for reading; they decide nothing.",

@@ -90,6 +90,7 @@ def _doubts(evidence: Evidence, ranking: Ranking) -> list[str]:
         with reading(evidence.paths["gate"], "gate"):
             crashed = [(arm, count) for arm, count in sorted(gate["crashes"].items()) if count]
             doubts += [f"{count} episodes of the {arm} ended by a crash, not by the policy." for arm, count in crashed]
+            doubts += [f"{warning}." for warning in gate.get("warnings") or ()]
             lost = [strip["caption"] for strip in gate["filmstrips"] if not strip["reproduced"]]
             doubts += [f"{len(lost)} filmstrips did not reproduce the episode's result."] if lost else []
     digests = {item.digest() for item in ranking.scores}

@@ -20,11 +20,22 @@ def add_parser(verbs: Verbs) -> None:
         metavar="RUN_OR_ARTIFACT",
         help="a run folder, an artifact directory, or the folder of a gate",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the current folder")
+    parser.add_argument(
+        "--out", "--output", type=Path, metavar="FILE", help="default: report.html in the current folder"
+    )
+    parser.add_argument(
+        "--trust", type=Path, metavar="DIR", help="a station's trust store: check and show who built and released it"
+    )
+    parser.add_argument(
+        "--bench",
+        type=Path,
+        metavar="FILE",
+        help="bench.json of `compress bench --output DIR`: latency beside the floor",
+    )
 
 
 def _report(options: argparse.Namespace) -> Answer:
     from compress.report import build
 
-    out = build(options.folder, (options.out or Path("report.html")).absolute())
+    out = build(options.folder, (options.out or Path("report.html")).absolute(), options.bench, options.trust)
     return Answer(OK, {"report": str(out)}, [f"report: {out}"])
