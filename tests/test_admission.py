@@ -289,8 +289,8 @@ def make_cell_with_old_report(folder: Path, paired: object) -> Cell:
     import admission_factory
 
     def without_panels(policy_id: str, panels: object, **changes: object) -> bytes:
-        content = json.loads(gate_json(policy_id, [], paired=paired))
-        del content["panels"]
+        content = json.loads(gate_json(policy_id, [], paired=paired, schema="dropgate.gate/1"))
+        del content["panels"], content["vetoes"]
         return json.dumps(content).encode()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -311,6 +311,9 @@ CONTRADICTIONS = {
     "an alpha of one": {"alpha": 1.0},
     "an unknown panel": {"name": "moonlight"},
     "an unknown outcome": {"outcome": "perhaps"},
+    "a pass below its own margin": {"difference": {"mean": 0.0, "lower": -0.03, "upper": 0.1}},
+    "a pass with a large loss": {"lost": 60, "gained": 2, "candidate": rates(32, 100)},
+    "a failure above its own margin": {"outcome": "fail"},
     "no success": {"lost": 95, "gained": 0, "candidate": rates(-5, 100)},
 }
 
@@ -332,12 +335,29 @@ def test_a_report_of_another_policy_verdict_or_order_is_refused(tmp_path: Path) 
     assert "every name once" in doubled.reasons[0]
     headless = make_cell(tmp_path / "c", [panel("robot_pose"), panel("in_distribution")]).ask()
     assert "panels[0]" in headless.reasons[0]
-    failing = make_cell(tmp_path / "d", [panel("in_distribution", outcome="undecided"), panel("robot_pose")]).ask()
+    low = {"mean": 0.0, "lower": -0.1, "upper": 0.1}
+    undecided = panel("in_distribution", outcome="undecided", difference=low)
+    failing = make_cell(tmp_path / "d", [undecided, panel("robot_pose")]).ask()
     assert "as the verdict is promote" in failing.reasons[0]
     quiet = {"level": "task", "name": "stack", "lost": 1, "gained": 1, "pairs": 9, "p": 1.0, "p_holm": 1.0}
     assert make_cell(tmp_path / "e", None, vetoes=[{**quiet, "vetoed": False}]).ask().admitted
     vetoed = make_cell(tmp_path / "f", None, vetoes=[{**quiet, "vetoed": True}]).ask()
     assert "vetoes" in vetoed.reasons[0]
+    assert "vetoes" in make_cell(tmp_path / "g", None, vetoes=None).ask().reasons[0], "nobody looked for one"
+
+
+@pytest.mark.parametrize("schema", ["dropgate.gate/3", "dropgate.gate/", 2, None, ["dropgate.gate/2"]])
+def test_a_report_of_a_later_or_no_schema_is_refused(tmp_path: Path, schema: object) -> None:
+    found = make_cell(tmp_path, None, schema=schema).ask()
+    assert failed(found) == ["gate report"]
+    assert "expected one of ['dropgate.gate/2', 'dropgate.gate/1']" in found.reasons[0]
+
+
+def test_a_new_report_without_its_panels_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
+    """Else whoever leaves the panels out would leave the vetoes out of sight too."""
+    found = make_cell(tmp_path, [], paired=old_report()).ask()
+    assert failed(found) == ["gate report"]
+    assert "a list of 1 to 9 panels" in found.reasons[0]
 
 
 def test_thresholds_of_the_report_decide_nothing(tmp_path: Path) -> None:
@@ -367,7 +387,7 @@ def test_of_an_old_report_no_more_is_taken_than_its_passed_test_says(tmp_path: P
     assert failed(found) == ["panel robot_pose"]
     assert "from before panels" in found.reasons[0]
     undecided = make_cell_with_old_report(tmp_path / "undecided", old_report(outcome="undecided")).ask()
-    assert failed(undecided) == ["panel in_distribution"]
+    assert failed(undecided) == ["gate report"], "it cannot have promoted"
     nothing = make_cell_with_old_report(tmp_path / "nothing", None).ask()
     assert failed(nothing) == ["gate report"]
 
