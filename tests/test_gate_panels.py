@@ -80,6 +80,18 @@ def test_a_candidate_that_still_does_the_old_task_under_a_wrong_sentence_is_the_
     assert better.outcome == "pass"
 
 
+def test_a_crash_under_a_wrong_sentence_is_a_failure_and_not_obedience():
+    plan, floors, rows = played(GateSpec(panels=SWAP), lambda job: False)
+    crashed = {
+        key: replace(r, error="RuntimeError: planted")
+        if (key.panel, key.arm) == ("instruction_swap", "candidate") else r for key, r in rows.items()
+    }  # fmt: skip
+    judgement = judge(plan, floors, crashed)
+    panels = judge_panels(plan, floors, judgement, crashed, {})
+    assert (panels[0].outcome, panels[0].entry()["candidate"]["successes"]) == ("fail", 0)
+    assert release_verdict(plan, floors, judgement, panels)[0] is Verdict.HOLD
+
+
 def test_an_advisory_panel_is_reported_and_decides_nothing():
     spec = GateSpec(panels={"robot_pose": {"pairs": 60, "advisory": True}})
     (verdict, reason), panels = released(spec, lambda job: job.arm == "baseline")
@@ -167,6 +179,18 @@ def test_the_verdict_with_its_panels_can_be_recomputed_and_a_forged_one_not(tmp_
     for forged in ({"verdict": "promote"}, {"reason": "fine"}):
         (tmp_path / "gate.json").write_text(json.dumps({**data, **forged}))
         with pytest.raises(EvidenceMismatch, match="the rows say hold"):
+            recheck(tmp_path)
+
+
+@pytest.mark.parametrize("list_", ["panels", "vetoes"])
+def test_a_forged_number_that_a_station_would_decide_by_is_found(tmp_path, list_):
+    data = json.loads(written(tmp_path, lambda job: True).read_text())
+    assert recheck(tmp_path) == (Verdict.PROMOTE, data["reason"])
+    forged = {"panels": {"difference": {**data["panels"][-1]["difference"], "lower": -0.001}}, "vetoes": {"p": 0.5}}
+    entries = [*data[list_][:-1], {**data[list_][-1], **forged[list_]}]
+    for wrong in (entries, data[list_][:-1], [*data[list_], data[list_][0]]):
+        (tmp_path / "gate.json").write_text(json.dumps({**data, list_: wrong}))
+        with pytest.raises(EvidenceMismatch, match=f"other {list_}"):
             recheck(tmp_path)
 
 
