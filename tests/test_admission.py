@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -266,6 +267,12 @@ def test_a_robot_that_can_be_simulated_must_be(tmp_path: Path, cell: Cell) -> No
     assert failed(found) == ["simulation regression"]
 
 
+def test_a_revocation_list_of_the_first_second_there_is_does_not_end_the_decision(cell: Cell) -> None:
+    first = "0001-01-01T00:00:00Z"
+    cell.believe(replace(cell.who.trust(), revoked=replace(nothing_revoked(), updated_at=first)))
+    assert cell.ask().admitted
+
+
 # the gate's report ---------------------------------------------------------------------------------------------------
 
 
@@ -478,6 +485,21 @@ def test_decisions_are_appended_one_line_each_and_never_through_a_link(cell: Cel
     with pytest.raises(TrustError, match="decision log"):
         log_decision(folder, "arm", NOW, {})
     assert (tmp_path / "elsewhere").read_text() == ""
+
+
+def test_a_torn_line_of_the_log_costs_itself_alone(tmp_path: Path) -> None:
+    path = log_decision(tmp_path, "configure", NOW, {})
+    path.write_bytes(path.read_bytes() + b'{"torn": ')
+    log_decision(tmp_path, "arm", NOW, {})
+    first, torn, last = path.read_text().splitlines()
+    assert [json.loads(line)["when"] for line in (first, last)] == ["configure", "arm"]
+    assert torn == '{"torn": '
+
+
+def test_a_log_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "admission.jsonl")
+    with pytest.raises(TrustError, match="no regular file"):
+        log_decision(tmp_path, "arm", NOW, {})
 
 
 # the station's policy ------------------------------------------------------------------------------------------------

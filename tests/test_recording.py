@@ -185,8 +185,11 @@ def test_a_file_whose_writer_was_killed_is_read_as_far_as_it_goes(tmp_path: Path
 
 
 def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:
+    setup = RecordedWorld(lambda given: Tape(lambda e: None)).setup
     with pytest.raises(RecordingError, match="free"):
-        Recording(tmp_path / "run.mcap", RecordedWorld(lambda setup: Tape(lambda e: None)).setup, least_free=1 << 60)
+        Recording(tmp_path / "run.mcap", setup, least_free=1 << 60)
+    assert list(tmp_path.iterdir()) == [], "the name is still free"
+    Recording(tmp_path / "run.mcap", setup, least_free=0).close()
 
 
 def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:

@@ -389,6 +389,18 @@ def test_store_of_another_user_is_refused(store: Path) -> None:
         TrustStore.load(store)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_store_below_a_folder_of_another_user_is_refused(store: Path, tmp_path: Path) -> None:
+    """Its owner could put an older store of ours, without a revocation, in the place of this one: sticky or not."""
+    for mode in (0o755, 0o1755):
+        tmp_path.chmod(mode)
+        os.chown(tmp_path, 4242, -1)
+        with pytest.raises(TrustError, match="above it belongs to user 4242, who could exchange the store"):
+            TrustStore.load(store)
+        os.chown(tmp_path, os.geteuid(), -1)
+    assert TrustStore.load(store).keys
+
+
 def test_revocation_of_nonsense_is_refused() -> None:
     for name, entry in (("keys", "x"), ("artifacts", "A" * 64), ("releases", A)):
         with pytest.raises(ContractError, match=f"revoked.{name}"):
