@@ -16,6 +16,7 @@ from compress.gate.floor import TaskFloor, task_floors
 from compress.gate.jobs import Job, WorkerSetup
 from compress.gate.judge import judge
 from compress.gate.panel_fit import refusal, refused_panels, told
+from compress.gate.panel_spec import PANELS
 from compress.gate.panels import (
     judge_panels,
     panel_jobs,
@@ -28,9 +29,13 @@ from compress.gate.plan import GatePlan
 from compress.gate.policies import PolicySource
 from compress.gate.recheck import EvidenceMismatch, recheck
 from compress.gate.report import write_report
-from compress.gate.rows import EpisodeRow, RowKey
+from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
 from compress.gate.spec import GateSpec
 from compress.gate.verdict import Verdict
+from runtime.contract import panels as contract_panels
+from runtime.contract.conventions import Verdict as Contract
+from runtime.contract.gate_report import parse_gate_report
+from runtime.contract.manifest import GateSummary
 
 AXIS, SWAP = {"robot_pose": {"pairs": 60}}, {"instruction_swap": {"pairs": 60}}
 Rows = dict[RowKey, EpisodeRow]
@@ -192,6 +197,23 @@ def test_a_forged_number_that_a_station_would_decide_by_is_found(tmp_path, list_
         (tmp_path / "gate.json").write_text(json.dumps({**data, list_: wrong}))
         with pytest.raises(EvidenceMismatch, match=f"other {list_}"):
             recheck(tmp_path)
+
+
+@pytest.mark.parametrize("good_panel", [True, False])
+def test_what_the_gate_writes_the_robot_reads_to_the_same_numbers(tmp_path, good_panel):
+    path = written(tmp_path, lambda job: good_panel or job.arm == "baseline")
+    data = json.loads(path.read_text())
+    summary = GateSummary(Contract(data["verdict"]), data["reason"], "a" * 64, "evidence/gate.json", "b" * 64)
+    found = parse_gate_report(path.read_bytes(), summary, "c" * 64)
+    assert not found.derived
+    for entry in data["panels"]:
+        read, difference = found.panels[entry["name"]], entry["difference"]
+        assert (read.lower, read.upper, read.outcome) == (difference["lower"], difference["upper"], entry["outcome"])
+        assert (read.pairs, read.baseline) == (entry["pairs"], entry["baseline"]["successes"])
+
+
+def test_every_panel_that_a_gate_can_run_is_one_that_a_station_may_demand():
+    assert {IN_DISTRIBUTION, *PANELS} == set(contract_panels.PANELS)
 
 
 def test_jobs_and_setups_cross_the_socket_whole():

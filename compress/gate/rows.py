@@ -11,9 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from runtime.contract.panels import PRIMARY
+
 ROWS = "episodes.jsonl"
 ARMS = ("candidate", "baseline", "blind", "expert")
-IN_DISTRIBUTION = "in_distribution"  # the panel of unperturbed scenes under their own sentence
+IN_DISTRIBUTION = PRIMARY  # the panel of unperturbed scenes under their own sentence
 POLICIES = ("candidate", "baseline", "expert")
 
 
