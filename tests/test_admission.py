@@ -33,13 +33,16 @@ from runtime.contract.admission import Admission
 from runtime.contract.admission_evidence import untouched
 from runtime.contract.conventions import Verdict
 from runtime.contract.decision_log import log_decision
+from runtime.contract.dsse import sign
 from runtime.contract.finding import Check
 from runtime.contract.gate_report import parse_gate_report
 from runtime.contract.manifest import SIGNATURES_DIR, GateSummary
 from runtime.contract.regression import regression_folder
+from runtime.contract.signed import SignedVerifier, describe, verify_signed
+from runtime.contract.statements import RELEASE_TYPE
 from runtime.contract.trust_store import Role
 from runtime.contract.utc_time import format_utc
-from runtime.errors import ContractError, TrustError
+from runtime.errors import ArtifactError, ContractError, GateRefusedError, TrustError
 
 pytest.importorskip("cryptography", reason="signatures need cryptography. Next: make install-dev")
 
@@ -256,6 +259,59 @@ def test_a_station_without_trust_store_or_policy_admits_nothing(cell: Cell, miss
     found = cell.ask(**{missing: None})
     assert not found.admitted
     assert "is given" in found.reasons[0]
+
+
+def test_a_verifier_wants_a_release_unless_it_is_told_otherwise(cell: Cell) -> None:
+    manifest, data, there = cell.artifact.manifest, cell.artifact.manifest_bytes, cell.artifact.root / SIGNATURES_DIR
+    strict = SignedVerifier(cell.who.trust(), lambda: NOW)
+    strict.verify(manifest, data, there)
+    unlink_release(cell)
+    with pytest.raises(GateRefusedError, match="built, but not released"):
+        strict.verify(manifest, data, there)
+    replace(strict, require_release=False).verify(manifest, data, there)
+    (there / "build.dsse.json").unlink()
+    with pytest.raises(ArtifactError, match="unsigned"):
+        replace(strict, require_release=False).verify(manifest, data, there)
+
+
+def test_a_trusted_key_under_nonsense_is_a_refusal(cell: Cell) -> None:
+    path = cell.artifact.root / SIGNATURES_DIR / "release.dsse.json"
+    for payload in (b"{}", b"[]", b"not JSON", b'{"schema": "dropgate.release/2"}'):
+        path.write_bytes(sign(RELEASE_TYPE, payload, cell.who.releaser).to_json())
+        found = cell.ask()
+        assert failed(found) == ["signatures"]
+        assert "signed, but not valid" in found.reasons[0]
+
+
+def test_what_lies_among_the_signatures_must_be_a_file_of_its_own(cell: Cell, tmp_path: Path) -> None:
+    path = cell.artifact.root / SIGNATURES_DIR / "release.dsse.json"
+    (tmp_path / "elsewhere").write_bytes(path.read_bytes())
+    path.unlink()
+    for make, reason in (
+        (lambda: path.symlink_to(tmp_path / "elsewhere"), "found a link"),
+        (lambda: path.symlink_to(tmp_path / "nowhere"), "found a link"),
+        (lambda: os.link(tmp_path / "elsewhere", path), "second name"),
+        (lambda: os.mkfifo(path), "no regular file"),
+    ):
+        make()
+        found = cell.ask()
+        path.unlink()
+        assert failed(found) == ["signatures"]
+        assert reason in found.reasons[0]
+
+
+def test_people_are_told_who_vouches_and_what_is_missing(cell: Cell) -> None:
+    def told() -> dict[str, object]:
+        artifact = cell.artifact
+        return describe(verify_signed(artifact.root, artifact.manifest, artifact.manifest_bytes, cell.who.trust(), NOW))
+
+    whole = told()
+    assert "the builder" in whole["builder"]
+    assert "the releaser" in whole["releaser"]
+    assert whole["release"]["serial"] == SERIAL
+    unlink_release(cell)
+    assert "--releaser-key" in told()["release"]
+    assert "no signature was checked" in describe(None)["origin"]
 
 
 def test_a_robot_that_can_be_simulated_must_be(tmp_path: Path, cell: Cell) -> None:
