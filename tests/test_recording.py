@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from control_world import LIMITS, SOURCES, SPEC, TICK, World, values
 
+from runtime.control.controller import Controller
 from runtime.control.observation import JOINTS
 from runtime.control.policy_link import PolicyFailure
 from runtime.control.state import NotAllowed, State
@@ -118,6 +119,17 @@ def test_one_changed_number_is_found(taped, what: str) -> None:
     else:
         _first(events, lambda e: e["call"] == "start" and "raised" not in e)["args"]["instruction"] = "elsewhere"
     assert not replay(setup, events).same
+
+
+def test_a_tick_that_raised_then_and_raises_again_is_the_same(taped, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Controller) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(Controller, "tick", broken)
+    event = {"n": 0, "call": "tick", "args": {}, "clock": [], "wall": [], "link": [], "raised": "RuntimeError: planted"}
+    done = replay(taped[0], [event])
+    assert (done.same, done.ticks, done.commands) == (True, 1, 0)
+    assert "raised RuntimeError: planted" in replay(taped[0], [event | {"raised": ""}]).difference
 
 
 def test_a_lost_event_is_named(taped) -> None:

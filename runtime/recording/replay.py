@@ -58,7 +58,8 @@ def replay(setup: Setup, events: Iterable[Mapping[str, Any]]) -> Replayed:
             return Replayed(count, ticks, commands, f"event {count}, {event['call']}: {difference}")
         count += 1
         if event["call"] == "tick":
-            ticks, commands = ticks + 1, commands + (event["out"]["command"] is not None)
+            out = event.get("out") or {}  # a tick that raised has none
+            ticks, commands = ticks + 1, commands + (out.get("command") is not None)
     return Replayed(count, ticks, commands, "")
 
 
