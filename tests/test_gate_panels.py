@@ -212,6 +212,8 @@ def test_what_the_gate_writes_the_robot_reads_to_the_same_numbers(tmp_path, good
         read, difference = found.panels[entry["name"]], entry["difference"]
         assert (read.lower, read.upper, read.outcome) == (difference["lower"], difference["upper"], entry["outcome"])
         assert (read.pairs, read.baseline) == (entry["pairs"], entry["baseline"]["successes"])
+    screened = {floor["task"] for floor in data["screening"] if floor["counts"]}  # as `compress seal` reads them
+    assert screened == {task["index"] for task in data["plan"]["tasks"] if task["sentence"]}
 
 
 def test_every_panel_that_a_gate_can_run_is_one_that_a_station_may_demand():
