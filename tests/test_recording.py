@@ -132,6 +132,12 @@ def test_a_tick_that_raised_then_and_raises_again_is_the_same(taped, monkeypatch
     assert "raised RuntimeError: planted" in replay(taped[0], [event | {"raised": ""}]).difference
 
 
+def test_a_recording_of_nothing_proves_nothing(taped) -> None:
+    done = replay(taped[0], [])
+    assert not done.same
+    assert "holds no event" in done.difference
+
+
 def test_a_lost_event_is_named(taped) -> None:
     setup, events, _ = taped
     with pytest.raises(ContractError, match="events are lost"):

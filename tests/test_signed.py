@@ -25,6 +25,7 @@ from signing_factory import NOW, SERIAL, nothing_revoked, people, trusted, write
 from runtime.contract import ed25519
 from runtime.contract.conventions import Verdict
 from runtime.contract.dsse import Envelope, encoding, sign
+from runtime.contract.loading_limits import INSTRUCTION_CHARACTERS
 from runtime.contract.statements import BUILD_TYPE, RELEASE_TYPE, BuildStatement, ReleaseStatement
 from runtime.contract.trust_store import KEYS_FILE, REVOKED_FILE, Role, TrustStore
 from runtime.contract.utc_time import format_utc, parse_utc
@@ -292,6 +293,14 @@ def test_time_without_zone_is_refused() -> None:
         format_utc(datetime(2026, 1, 1))
     assert parse_utc(format_utc(NOW), "t") == NOW
     assert format_utc(NOW.astimezone(timezone(timedelta(hours=5)))) == format_utc(NOW)
+
+
+def test_longest_and_shortest_names_of_a_release_are_its_own() -> None:
+    longest = "x" * INSTRUCTION_CHARACTERS
+    assert replace(RELEASE, tasks=(longest, "a")).tasks == (longest, "a")
+    for wrong in ("", longest + "x"):
+        with pytest.raises(ContractError, match=f"1 to {INSTRUCTION_CHARACTERS} characters"):
+            replace(RELEASE, tasks=(wrong,))
 
 
 # --- trust stores

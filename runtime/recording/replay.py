@@ -60,7 +60,7 @@ def replay(setup: Setup, events: Iterable[Mapping[str, Any]]) -> Replayed:
         if event["call"] == "tick":
             out = event.get("out") or {}  # a tick that raised has none
             ticks, commands = ticks + 1, commands + (out.get("command") is not None)
-    return Replayed(count, ticks, commands, "")
+    return Replayed(count, ticks, commands, "" if count else "it holds no event: nothing was done again")
 
 
 def _again(controller: Controller, playback: Playback, event: Mapping[str, Any]) -> str:
