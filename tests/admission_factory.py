@@ -43,7 +43,7 @@ def panel(name: str, **changes: Any) -> dict[str, Any]:
 
 def gate_json(policy_id: str, panels: list[dict[str, Any]] | None, **changes: Any) -> bytes:
     content: dict[str, Any] = {
-        "schema": "dropgate.gate/1", "verdict": "promote", "reason": "passed",
+        "schema": "dropgate.gate/2", "verdict": "promote", "reason": "passed", "vetoes": [],
         "arms": {"candidate": {"policy_id": policy_id}, "baseline": {"policy_id": "e" * 64}},
         "panels": [panel("in_distribution"), panel("robot_pose")] if panels is None else panels,
     }  # fmt: skip

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,13 +33,16 @@ from runtime.contract.admission import Admission
 from runtime.contract.admission_evidence import untouched
 from runtime.contract.conventions import Verdict
 from runtime.contract.decision_log import log_decision
+from runtime.contract.dsse import sign
 from runtime.contract.finding import Check
 from runtime.contract.gate_report import parse_gate_report
 from runtime.contract.manifest import SIGNATURES_DIR, GateSummary
 from runtime.contract.regression import regression_folder
+from runtime.contract.signed import SignedVerifier, describe, verify_signed
+from runtime.contract.statements import RELEASE_TYPE
 from runtime.contract.trust_store import Role
 from runtime.contract.utc_time import format_utc
-from runtime.errors import ContractError, TrustError
+from runtime.errors import ArtifactError, ContractError, GateRefusedError, TrustError
 
 pytest.importorskip("cryptography", reason="signatures need cryptography. Next: make install-dev")
 
@@ -257,6 +261,59 @@ def test_a_station_without_trust_store_or_policy_admits_nothing(cell: Cell, miss
     assert "is given" in found.reasons[0]
 
 
+def test_a_verifier_wants_a_release_unless_it_is_told_otherwise(cell: Cell) -> None:
+    manifest, data, there = cell.artifact.manifest, cell.artifact.manifest_bytes, cell.artifact.root / SIGNATURES_DIR
+    strict = SignedVerifier(cell.who.trust(), lambda: NOW)
+    strict.verify(manifest, data, there)
+    unlink_release(cell)
+    with pytest.raises(GateRefusedError, match="built, but not released"):
+        strict.verify(manifest, data, there)
+    replace(strict, require_release=False).verify(manifest, data, there)
+    (there / "build.dsse.json").unlink()
+    with pytest.raises(ArtifactError, match="unsigned"):
+        replace(strict, require_release=False).verify(manifest, data, there)
+
+
+def test_a_trusted_key_under_nonsense_is_a_refusal(cell: Cell) -> None:
+    path = cell.artifact.root / SIGNATURES_DIR / "release.dsse.json"
+    for payload in (b"{}", b"[]", b"not JSON", b'{"schema": "dropgate.release/2"}'):
+        path.write_bytes(sign(RELEASE_TYPE, payload, cell.who.releaser).to_json())
+        found = cell.ask()
+        assert failed(found) == ["signatures"]
+        assert "signed, but not valid" in found.reasons[0]
+
+
+def test_what_lies_among_the_signatures_must_be_a_file_of_its_own(cell: Cell, tmp_path: Path) -> None:
+    path = cell.artifact.root / SIGNATURES_DIR / "release.dsse.json"
+    (tmp_path / "elsewhere").write_bytes(path.read_bytes())
+    path.unlink()
+    for make, reason in (
+        (lambda: path.symlink_to(tmp_path / "elsewhere"), "found a link"),
+        (lambda: path.symlink_to(tmp_path / "nowhere"), "found a link"),
+        (lambda: os.link(tmp_path / "elsewhere", path), "second name"),
+        (lambda: os.mkfifo(path), "no regular file"),
+    ):
+        make()
+        found = cell.ask()
+        path.unlink()
+        assert failed(found) == ["signatures"]
+        assert reason in found.reasons[0]
+
+
+def test_people_are_told_who_vouches_and_what_is_missing(cell: Cell) -> None:
+    def told() -> dict[str, object]:
+        artifact = cell.artifact
+        return describe(verify_signed(artifact.root, artifact.manifest, artifact.manifest_bytes, cell.who.trust(), NOW))
+
+    whole = told()
+    assert "the builder" in whole["builder"]
+    assert "the releaser" in whole["releaser"]
+    assert whole["release"]["serial"] == SERIAL
+    unlink_release(cell)
+    assert "--releaser-key" in told()["release"]
+    assert "no signature was checked" in describe(None)["origin"]
+
+
 def test_a_robot_that_can_be_simulated_must_be(tmp_path: Path, cell: Cell) -> None:
     cell.demand(require_regression=False)
     shutil.rmtree(regression_folder(cell.artifact.root))
@@ -264,6 +321,12 @@ def test_a_robot_that_can_be_simulated_must_be(tmp_path: Path, cell: Cell) -> No
     cell.sign(robot="libero_panda")
     found = cell.with_facts(robot="libero_panda")
     assert failed(found) == ["simulation regression"]
+
+
+def test_a_revocation_list_of_the_first_second_there_is_does_not_end_the_decision(cell: Cell) -> None:
+    first = "0001-01-01T00:00:00Z"
+    cell.believe(replace(cell.who.trust(), revoked=replace(nothing_revoked(), updated_at=first)))
+    assert cell.ask().admitted
 
 
 # the gate's report ---------------------------------------------------------------------------------------------------
@@ -289,8 +352,8 @@ def make_cell_with_old_report(folder: Path, paired: object) -> Cell:
     import admission_factory
 
     def without_panels(policy_id: str, panels: object, **changes: object) -> bytes:
-        content = json.loads(gate_json(policy_id, [], paired=paired))
-        del content["panels"]
+        content = json.loads(gate_json(policy_id, [], paired=paired, schema="dropgate.gate/1"))
+        del content["panels"], content["vetoes"]
         return json.dumps(content).encode()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -311,6 +374,9 @@ CONTRADICTIONS = {
     "an alpha of one": {"alpha": 1.0},
     "an unknown panel": {"name": "moonlight"},
     "an unknown outcome": {"outcome": "perhaps"},
+    "a pass below its own margin": {"difference": {"mean": 0.0, "lower": -0.03, "upper": 0.1}},
+    "a pass with a large loss": {"lost": 60, "gained": 2, "candidate": rates(32, 100)},
+    "a failure above its own margin": {"outcome": "fail"},
     "no success": {"lost": 95, "gained": 0, "candidate": rates(-5, 100)},
 }
 
@@ -332,12 +398,29 @@ def test_a_report_of_another_policy_verdict_or_order_is_refused(tmp_path: Path) 
     assert "every name once" in doubled.reasons[0]
     headless = make_cell(tmp_path / "c", [panel("robot_pose"), panel("in_distribution")]).ask()
     assert "panels[0]" in headless.reasons[0]
-    failing = make_cell(tmp_path / "d", [panel("in_distribution", outcome="undecided"), panel("robot_pose")]).ask()
+    low = {"mean": 0.0, "lower": -0.1, "upper": 0.1}
+    undecided = panel("in_distribution", outcome="undecided", difference=low)
+    failing = make_cell(tmp_path / "d", [undecided, panel("robot_pose")]).ask()
     assert "as the verdict is promote" in failing.reasons[0]
     quiet = {"level": "task", "name": "stack", "lost": 1, "gained": 1, "pairs": 9, "p": 1.0, "p_holm": 1.0}
     assert make_cell(tmp_path / "e", None, vetoes=[{**quiet, "vetoed": False}]).ask().admitted
     vetoed = make_cell(tmp_path / "f", None, vetoes=[{**quiet, "vetoed": True}]).ask()
     assert "vetoes" in vetoed.reasons[0]
+    assert "vetoes" in make_cell(tmp_path / "g", None, vetoes=None).ask().reasons[0], "nobody looked for one"
+
+
+@pytest.mark.parametrize("schema", ["dropgate.gate/3", "dropgate.gate/", 2, None, ["dropgate.gate/2"]])
+def test_a_report_of_a_later_or_no_schema_is_refused(tmp_path: Path, schema: object) -> None:
+    found = make_cell(tmp_path, None, schema=schema).ask()
+    assert failed(found) == ["gate report"]
+    assert "expected one of ['dropgate.gate/2', 'dropgate.gate/1']" in found.reasons[0]
+
+
+def test_a_new_report_without_its_panels_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
+    """Else whoever leaves the panels out would leave the vetoes out of sight too."""
+    found = make_cell(tmp_path, [], paired=old_report()).ask()
+    assert failed(found) == ["gate report"]
+    assert "a list of 1 to 9 panels" in found.reasons[0]
 
 
 def test_thresholds_of_the_report_decide_nothing(tmp_path: Path) -> None:
@@ -367,7 +450,7 @@ def test_of_an_old_report_no_more_is_taken_than_its_passed_test_says(tmp_path: P
     assert failed(found) == ["panel robot_pose"]
     assert "from before panels" in found.reasons[0]
     undecided = make_cell_with_old_report(tmp_path / "undecided", old_report(outcome="undecided")).ask()
-    assert failed(undecided) == ["panel in_distribution"]
+    assert failed(undecided) == ["gate report"], "it cannot have promoted"
     nothing = make_cell_with_old_report(tmp_path / "nothing", None).ask()
     assert failed(nothing) == ["gate report"]
 
@@ -458,6 +541,21 @@ def test_decisions_are_appended_one_line_each_and_never_through_a_link(cell: Cel
     with pytest.raises(TrustError, match="decision log"):
         log_decision(folder, "arm", NOW, {})
     assert (tmp_path / "elsewhere").read_text() == ""
+
+
+def test_a_torn_line_of_the_log_costs_itself_alone(tmp_path: Path) -> None:
+    path = log_decision(tmp_path, "configure", NOW, {})
+    path.write_bytes(path.read_bytes() + b'{"torn": ')
+    log_decision(tmp_path, "arm", NOW, {})
+    first, torn, last = path.read_text().splitlines()
+    assert [json.loads(line)["when"] for line in (first, last)] == ["configure", "arm"]
+    assert torn == '{"torn": '
+
+
+def test_a_log_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "admission.jsonl")
+    with pytest.raises(TrustError, match="no regular file"):
+        log_decision(tmp_path, "arm", NOW, {})
 
 
 # the station's policy ------------------------------------------------------------------------------------------------

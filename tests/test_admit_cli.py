@@ -134,7 +134,12 @@ def test_what_builder_and_releaser_sign_with_the_tools_is_admitted_until_it_is_r
         assert cli.main([*map(str, arguments), "--json"]) == 0, capsys.readouterr().out
 
     draft = write_draft(tmp_path / "draft")
-    report = gate_json(draft.manifest.policy_id, None, plan={"tasks": [{"sentence": TASK}]})
+    report = gate_json(
+        draft.manifest.policy_id,
+        None,
+        plan={"tasks": [{"index": 0, "sentence": TASK}]},
+        screening=[{"task": 0, "counts": True}],
+    )
     artifact = judge(draft, tmp_path / "artifact", Verdict.PROMOTE, report=report)
     trust, policy = tmp_path / "trust", write_policy(tmp_path / "station_policy.json", demands())
     for role in ("builder", "releaser"):

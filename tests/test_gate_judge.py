@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -125,6 +126,26 @@ def test_missing_rows_hold():
     found = verdict(plan, rows)
     assert found[0] is Verdict.HOLD
     assert "missing" in found[1]
+
+
+def test_a_comparison_that_was_not_run_or_rests_on_a_broken_baseline_holds():
+    plan = plan_of(GateSpec())
+    rows = play(plan, good)
+    floors = task_floors(plan, rows)
+    passed = judge(plan, floors, rows)
+    assert verdict_of(plan, floors, None) == (Verdict.HOLD, "the paired comparison was not run")
+    broken = tuple(replace(floor, baseline=0) for floor in floors)
+    assert verdict_of(plan, floors, passed)[0] is Verdict.PROMOTE
+    assert verdict_of(plan, broken, passed)[0] is Verdict.HOLD
+
+
+def test_the_reason_counts_each_policys_own_successes():
+    plan = plan_of(GateSpec(pairs=20))
+    first = plan.order[0]
+    rows = play(
+        plan, lambda job: good(job) and (job.arm, job.task, job.state) != ("candidate", first.task, first.state)
+    )
+    assert "candidate 19/20, baseline 20/20" in verdict(plan, rows)[1]
 
 
 def test_an_undecided_budget_holds():

@@ -16,6 +16,7 @@ from compress.gate.floor import TaskFloor, task_floors
 from compress.gate.jobs import Job, WorkerSetup
 from compress.gate.judge import judge
 from compress.gate.panel_fit import refusal, refused_panels, told
+from compress.gate.panel_spec import PANELS
 from compress.gate.panels import (
     judge_panels,
     panel_jobs,
@@ -23,14 +24,19 @@ from compress.gate.panels import (
     panel_settled,
     panel_warnings,
     release_verdict,
+    slowness,
 )
 from compress.gate.plan import GatePlan
 from compress.gate.policies import PolicySource
 from compress.gate.recheck import EvidenceMismatch, recheck
 from compress.gate.report import write_report
-from compress.gate.rows import EpisodeRow, RowKey
+from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
 from compress.gate.spec import GateSpec
 from compress.gate.verdict import Verdict
+from runtime.contract import panels as contract_panels
+from runtime.contract.conventions import Verdict as Contract
+from runtime.contract.gate_report import parse_gate_report
+from runtime.contract.manifest import GateSummary
 
 AXIS, SWAP = {"robot_pose": {"pairs": 60}}, {"instruction_swap": {"pairs": 60}}
 Rows = dict[RowKey, EpisodeRow]
@@ -78,6 +84,18 @@ def test_a_candidate_that_still_does_the_old_task_under_a_wrong_sentence_is_the_
     assert entry["steps_to_success"] == {"candidate": None, "baseline": None}
     better = released(GateSpec(panels=SWAP), lambda job: False)[1][0]
     assert better.outcome == "pass"
+
+
+def test_a_crash_under_a_wrong_sentence_is_a_failure_and_not_obedience():
+    plan, floors, rows = played(GateSpec(panels=SWAP), lambda job: False)
+    crashed = {
+        key: replace(r, error="RuntimeError: planted")
+        if (key.panel, key.arm) == ("instruction_swap", "candidate") else r for key, r in rows.items()
+    }  # fmt: skip
+    judgement = judge(plan, floors, crashed)
+    panels = judge_panels(plan, floors, judgement, crashed, {})
+    assert (panels[0].outcome, panels[0].entry()["candidate"]["successes"]) == ("fail", 0)
+    assert release_verdict(plan, floors, judgement, panels)[0] is Verdict.HOLD
 
 
 def test_an_advisory_panel_is_reported_and_decides_nothing():
@@ -131,6 +149,13 @@ def test_rows_that_came_early_change_nothing():
     assert (now.outcome, now.results, now.lower, now.steps) == (whole.outcome, whole.results, whole.lower, whole.steps)
 
 
+def test_a_fifth_longer_is_not_yet_a_warning_and_no_success_is_none():
+    panel = released(GateSpec(panels=AXIS), lambda job: True)[1][0]
+    for steps, warned in ((96.0, False), (96.5, True), (None, False)):
+        assert bool(slowness(replace(panel, steps={"candidate": steps, "baseline": 80.0}))) == warned
+    assert slowness(replace(panel, steps={"candidate": 96.5, "baseline": None})) == ""
+
+
 def test_panels_use_only_tasks_that_count_and_never_the_suites_own_rows():
     plan, floors, rows = played(GateSpec(panels=AXIS), lambda job: True)
     fewer = tuple(replace(floor, counts=floor.task != 2) for floor in floors)
@@ -169,6 +194,37 @@ def test_the_verdict_with_its_panels_can_be_recomputed_and_a_forged_one_not(tmp_
         (tmp_path / "gate.json").write_text(json.dumps({**data, **forged}))
         with pytest.raises(EvidenceMismatch, match="the rows say hold"):
             recheck(tmp_path)
+
+
+@pytest.mark.parametrize("list_", ["panels", "vetoes"])
+def test_a_forged_number_that_a_station_would_decide_by_is_found(tmp_path, list_):
+    data = json.loads(written(tmp_path, lambda job: True).read_text())
+    assert recheck(tmp_path) == (Verdict.PROMOTE, data["reason"])
+    forged = {"panels": {"difference": {**data["panels"][-1]["difference"], "lower": -0.001}}, "vetoes": {"p": 0.5}}
+    entries = [*data[list_][:-1], {**data[list_][-1], **forged[list_]}]
+    for wrong in (entries, data[list_][:-1], [*data[list_], data[list_][0]]):
+        (tmp_path / "gate.json").write_text(json.dumps({**data, list_: wrong}))
+        with pytest.raises(EvidenceMismatch, match=f"other {list_}"):
+            recheck(tmp_path)
+
+
+@pytest.mark.parametrize("good_panel", [True, False])
+def test_what_the_gate_writes_the_robot_reads_to_the_same_numbers(tmp_path, good_panel):
+    path = written(tmp_path, lambda job: good_panel or job.arm == "baseline")
+    data = json.loads(path.read_text())
+    summary = GateSummary(Contract(data["verdict"]), data["reason"], "a" * 64, "evidence/gate.json", "b" * 64)
+    found = parse_gate_report(path.read_bytes(), summary, "c" * 64)
+    assert not found.derived
+    for entry in data["panels"]:
+        read, difference = found.panels[entry["name"]], entry["difference"]
+        assert (read.lower, read.upper, read.outcome) == (difference["lower"], difference["upper"], entry["outcome"])
+        assert (read.pairs, read.baseline) == (entry["pairs"], entry["baseline"]["successes"])
+    screened = {floor["task"] for floor in data["screening"] if floor["counts"]}  # as `compress seal` reads them
+    assert screened == {task["index"] for task in data["plan"]["tasks"] if task["sentence"]}
+
+
+def test_every_panel_that_a_gate_can_run_is_one_that_a_station_may_demand():
+    assert {IN_DISTRIBUTION, *PANELS} == set(contract_panels.PANELS)
 
 
 def test_jobs_and_setups_cross_the_socket_whole():

@@ -46,6 +46,15 @@ def test_damage_in_the_middle_is_named_by_line(tmp_path):
         RowLog(path)
 
 
+def test_an_episode_that_stands_there_twice_is_refused(tmp_path):
+    """The last one would win: a failure could be taken back by appending a success."""
+    path = tmp_path / "rows.jsonl"
+    log_of(path, replace(ROW, success=False), OTHER)
+    path.write_bytes(path.read_bytes() + json.dumps(ROW.to_json()).encode() + b"\n")
+    with pytest.raises(RowsDamaged, match=r"line 3 .*the episode of line 1 again"):
+        RowLog(path)
+
+
 @pytest.mark.parametrize("change", [{"arm": "winner"}, {"policy": "blind"}, {"success": 1}, {"extra": 0}])
 def test_a_row_that_is_not_an_episode_is_refused(change):
     with pytest.raises(RowsDamaged, match="expected"):

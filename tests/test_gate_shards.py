@@ -27,7 +27,8 @@ from compress.gate.shard import ROWS, SHARDS, BadShard, Shard, ShardLog
 from compress.gate.spec import GateSpec
 from compress.gate.verdict import Verdict
 
-SPEC = GateSpec(pairs=40, panels={"robot_pose": PanelSpec(pairs=20), "instruction_swap": PanelSpec(pairs=6)})
+SMALL = PanelSpec(pairs=20, margin=0.3)  # so wide that so few pairs can decide
+SPEC = GateSpec(pairs=40, panels={"robot_pose": SMALL, "instruction_swap": SMALL})
 
 
 def all_jobs(plan) -> list[Job]:
@@ -80,6 +81,14 @@ def test_what_is_no_share_is_refused(text):
         Shard.parse(text)
 
 
+def whole(solves=good) -> dict:
+    """All rows of a run, those of the panels too: no policy obeys a wrong sentence."""
+    rows = play(PLAN, solves)
+    floors = task_floors(PLAN, rows)
+    jobs = [job for name in PLAN.panels for job in panel_jobs(PLAN, floors, name)]
+    return rows | {job.key: row(job, job.panel != "instruction_swap") for job in jobs}
+
+
 def settings(**changes) -> dict:
     compared = {"plan_digest": PLAN.digest(), "renderer": "osmesa", "versions": {"mujoco": "3.8.0"}, "batch": 1}
     return {"schema": SCHEMA, "compared": {**compared, **changes}, "where": {"artifacts": {}}}
@@ -102,15 +111,27 @@ def write_shards(folder: Path, rows: dict, of: int = 3, plan=PLAN, made_with=set
 def test_the_merged_verdict_is_that_of_one_process(tmp_path, of, rate):
     luck = random.Random(3)
     lost = {pair for pair in PLAN.order if luck.random() < rate}
-    rows = play(
-        PLAN, lambda job: good(job) and not (job.arm == "candidate" and (job.task, job.state, job.seed) in lost)
-    )
+    rows = whole(lambda job: good(job) and not (job.arm == "candidate" and (job.task, job.state, job.seed) in lost))
     write_shards(tmp_path, rows, of)
     report = merge(tmp_path)
-    assert (report.verdict, report.reason) == verdict(PLAN, rows)
+    found, reason = verdict(PLAN, rows)
+    passed = "" if rate else "; panels passed: robot_pose, instruction_swap"
+    assert (report.verdict, report.reason) == (found, reason + passed)
     assert report.verdict is (Verdict.HOLD if rate else Verdict.PROMOTE)
     assert recheck(tmp_path) == (report.verdict, report.reason)
     assert sum(json.loads((tmp_path / "merge.json").read_text())["shards"].values()) == len(rows)
+
+
+def test_episodes_whose_settings_are_gone_are_not_taken_for_ones_made_with_these(tmp_path):
+    declare(tmp_path / FILE, settings())
+    with RowLog(tmp_path / ROWS) as log:
+        declare(tmp_path / FILE, settings())
+        job = JOBS[0]
+        log.append(row(job, True))
+    (tmp_path / FILE).unlink()
+    with pytest.raises(MixedSettings, match=r"has episodes, but settings.json is gone.*new folder"):
+        declare(tmp_path / FILE, settings(renderer="egl"))
+    assert not (tmp_path / FILE).exists()
 
 
 def test_a_missing_shard_is_a_hold_or_a_refusal_and_never_a_pass(tmp_path):
@@ -154,7 +175,7 @@ def test_mixed_settings_are_refused_by_name(tmp_path, change, named):
 
 
 def test_an_episode_with_two_outcomes_is_refused_and_a_repeated_one_is_not(tmp_path):
-    rows = play(PLAN, good)
+    rows = whole()
     write_shards(tmp_path, rows)
     first = read_rows(tmp_path / SHARDS / "1-of-3" / ROWS)[0]
     with RowLog(tmp_path / SHARDS / "2-of-3" / ROWS) as log:
@@ -188,7 +209,7 @@ def test_rows_of_another_plan_are_refused(tmp_path):
 
 
 def test_answers_computed_several_at_a_time_promote_nothing(tmp_path):
-    write_shards(tmp_path, play(PLAN, good), made_with=lambda: settings(batch=4))
+    write_shards(tmp_path, whole(), made_with=lambda: settings(batch=4))
     report = merge(tmp_path)
     assert report.verdict is Verdict.HOLD
     assert "4 at a time" in report.reason

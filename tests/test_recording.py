@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from control_world import LIMITS, SOURCES, SPEC, TICK, World, values
 
+from runtime.control.controller import Controller
 from runtime.control.observation import JOINTS
 from runtime.control.policy_link import PolicyFailure
 from runtime.control.state import NotAllowed, State
@@ -120,6 +121,23 @@ def test_one_changed_number_is_found(taped, what: str) -> None:
     assert not replay(setup, events).same
 
 
+def test_a_tick_that_raised_then_and_raises_again_is_the_same(taped, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Controller) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(Controller, "tick", broken)
+    event = {"n": 0, "call": "tick", "args": {}, "clock": [], "wall": [], "link": [], "raised": "RuntimeError: planted"}
+    done = replay(taped[0], [event])
+    assert (done.same, done.ticks, done.commands) == (True, 1, 0)
+    assert "raised RuntimeError: planted" in replay(taped[0], [event | {"raised": ""}]).difference
+
+
+def test_a_recording_of_nothing_proves_nothing(taped) -> None:
+    done = replay(taped[0], [])
+    assert not done.same
+    assert "holds no event" in done.difference
+
+
 def test_a_lost_event_is_named(taped) -> None:
     setup, events, _ = taped
     with pytest.raises(ContractError, match="events are lost"):
@@ -185,8 +203,11 @@ def test_a_file_whose_writer_was_killed_is_read_as_far_as_it_goes(tmp_path: Path
 
 
 def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:
+    setup = RecordedWorld(lambda given: Tape(lambda e: None)).setup
     with pytest.raises(RecordingError, match="free"):
-        Recording(tmp_path / "run.mcap", RecordedWorld(lambda setup: Tape(lambda e: None)).setup, least_free=1 << 60)
+        Recording(tmp_path / "run.mcap", setup, least_free=1 << 60)
+    assert list(tmp_path.iterdir()) == [], "the name is still free"
+    Recording(tmp_path / "run.mcap", setup, least_free=0).close()
 
 
 def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:

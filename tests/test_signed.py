@@ -25,6 +25,7 @@ from signing_factory import NOW, SERIAL, nothing_revoked, people, trusted, write
 from runtime.contract import ed25519
 from runtime.contract.conventions import Verdict
 from runtime.contract.dsse import Envelope, encoding, sign
+from runtime.contract.loading_limits import INSTRUCTION_CHARACTERS
 from runtime.contract.statements import BUILD_TYPE, RELEASE_TYPE, BuildStatement, ReleaseStatement
 from runtime.contract.trust_store import KEYS_FILE, REVOKED_FILE, Role, TrustStore
 from runtime.contract.utc_time import format_utc, parse_utc
@@ -167,6 +168,13 @@ def test_envelope_opens_with_the_key_that_closed_it() -> None:
         read.opened(WHO.releaser.public, "e")
 
 
+@pytest.mark.parametrize("change", [{"payload": b"{}"}, {"payload_type": RELEASE_TYPE}, {"signature": bytes(64)}])
+def test_envelope_that_its_key_did_not_sign_stays_closed(change: dict[str, Any]) -> None:
+    forged = replace(Envelope.from_json(envelope(), "e", BUILD_TYPE), **change)
+    with pytest.raises(ArtifactError, match="does not fit what it is said to cover"):
+        forged.opened(WHO.builder.public, "e")
+
+
 def edited(change: Callable[[dict[str, Any]], object]) -> bytes:
     data = json.loads(envelope())
     change(data)
@@ -182,6 +190,8 @@ def edited(change: Callable[[dict[str, Any]], object]) -> bytes:
         (lambda d: d.update(payloadType=["x"]), "payloadType"),
         (lambda d: d.update(signatures=[]), "found 0, expected exactly one"),
         (lambda d: d.update(signatures={}), "expected exactly one"),
+        (lambda d: d.update(signatures=5), "found no list, expected exactly one"),
+        (lambda d: d.update(signatures=[5]), "found int"),
         (lambda d: d["signatures"].append(d["signatures"][0]), "found 2, expected exactly one"),
         (lambda d: d["signatures"][0].update(cert="x"), "expected an object with exactly"),
         (lambda d: d["signatures"][0].update(keyid="x"), "SHA-256"),
@@ -202,6 +212,7 @@ def test_damaged_envelope_is_refused(change: Callable[[dict[str, Any]], object],
     [
         (b"", "not JSON"),
         (b"[]", "found list"),
+        (b"5", "found int"),
         (b'{"payload": 1, "payload": 2}', "every name once"),
         (b'{"payload": NaN}', "finite"),
         (b" " * (256 * 1024 + 1), "at most 262144"),
@@ -282,6 +293,14 @@ def test_time_without_zone_is_refused() -> None:
         format_utc(datetime(2026, 1, 1))
     assert parse_utc(format_utc(NOW), "t") == NOW
     assert format_utc(NOW.astimezone(timezone(timedelta(hours=5)))) == format_utc(NOW)
+
+
+def test_longest_and_shortest_names_of_a_release_are_its_own() -> None:
+    longest = "x" * INSTRUCTION_CHARACTERS
+    assert replace(RELEASE, tasks=(longest, "a")).tasks == (longest, "a")
+    for wrong in ("", longest + "x"):
+        with pytest.raises(ContractError, match=f"1 to {INSTRUCTION_CHARACTERS} characters"):
+            replace(RELEASE, tasks=(wrong,))
 
 
 # --- trust stores
@@ -387,6 +406,30 @@ def test_store_of_another_user_is_refused(store: Path) -> None:
     os.chown(store / KEYS_FILE, 4242, -1)
     with pytest.raises(TrustError, match="belongs to user 4242"):
         TrustStore.load(store)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_store_of_root_or_of_the_user_is_read_by_a_user(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    assert TrustStore.load(store).keys, "all is root's"
+    for path in (store, store / KEYS_FILE, store / REVOKED_FILE):
+        os.chown(path, 4242, -1)
+    assert TrustStore.load(store).keys
+    os.chown(store, 4243, -1)
+    with pytest.raises(TrustError, match="belongs to user 4243, expected root or 4242"):
+        TrustStore.load(store)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_store_below_a_folder_of_another_user_is_refused(store: Path, tmp_path: Path) -> None:
+    """Its owner could put an older store of ours, without a revocation, in the place of this one: sticky or not."""
+    for mode in (0o755, 0o1755):
+        tmp_path.chmod(mode)
+        os.chown(tmp_path, 4242, -1)
+        with pytest.raises(TrustError, match="above it belongs to user 4242, who could exchange the store"):
+            TrustStore.load(store)
+        os.chown(tmp_path, os.geteuid(), -1)
+    assert TrustStore.load(store).keys
 
 
 def test_revocation_of_nonsense_is_refused() -> None:

@@ -26,7 +26,14 @@ from runtime.contract.write import ArtifactFile, extend_artifact
 LIMITS = "d" * 64
 GATE = {
     "verdict": "promote",
-    "plan": {"tasks": [{"sentence": "put the red block left"}, {"sentence": "put the blue block left"}]},
+    "plan": {
+        "tasks": [
+            {"index": 0, "sentence": "put the red block left"},
+            {"index": 2, "sentence": "put the blue block left"},
+            {"index": 5, "sentence": "look away"},
+        ]
+    },
+    "screening": [{"task": 0, "counts": True}, {"task": 2, "counts": True}, {"task": 5, "counts": False}],
 }
 
 
@@ -173,7 +180,13 @@ def test_held_artifact_is_not_released(desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("gate", "reason"),
-    [({**GATE, "verdict": "hold"}, "says 'hold'"), ({"verdict": "promote"}, "names no judged tasks")],
+    [
+        ({**GATE, "verdict": "hold"}, "says 'hold'"),
+        ({"verdict": "promote"}, "names no judged tasks"),
+        ({**GATE, "screening": []}, "names no judged tasks"),
+        ({**GATE, "screening": [{"task": 0, "counts": "yes"}, {"task": 2}, 5]}, "names no judged tasks"),
+        ({**GATE, "plan": {"tasks": [{"index": 0}]}}, "names no judged tasks"),
+    ],
 )
 def test_report_that_does_not_say_what_was_judged_is_not_released(
     desk: Desk, gate: dict[str, Any], reason: str
@@ -181,6 +194,14 @@ def test_report_that_does_not_say_what_was_judged_is_not_released(
     judged(desk.artifact, gate)
     assert desk.call("seal", desk.artifact, "--builder-key", desk.key["builder"])[0] == 0
     desk.refused(reason, *desk.release("--limits-sha256", LIMITS))
+
+
+def test_a_task_that_proved_nothing_is_not_released(desk: Desk) -> None:
+    """Its pairs were never run: the plan names it, the verdict is not about it."""
+    judged(desk.artifact, GATE)
+    assert desk.call("seal", desk.artifact, "--builder-key", desk.key["builder"])[0] == 0
+    payload = json.loads(desk.call(*desk.release("--limits-sha256", LIMITS, "--dry-run"))[1]["payload"])
+    assert payload["tasks"] == ["put the red block left", "put the blue block left"]
 
 
 def test_one_person_cannot_be_both(desk: Desk) -> None:

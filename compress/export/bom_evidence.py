@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from runtime.contract.manifest import digest, parse_json
+from runtime.contract.panels import PRIMARY
 from runtime.errors import ContractError
 
 GATE, PROBE, RECOVERY = "gate.json", "probe.json", "recovery.json"
-PRIMARY = "in_distribution"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -13,7 +13,7 @@ from compress.gate.jobs import Job
 from compress.gate.panel_verdict import PanelVerdict, judge_panel
 from compress.gate.plan import MIN_POPULATION, GatePlan, Pair
 from compress.gate.rates import Results
-from compress.gate.rows import EpisodeRow, RowKey
+from compress.gate.rows import IN_DISTRIBUTION, EpisodeRow, RowKey
 from compress.gate.stats import Decision, Outcome, PairedTest, decide
 from compress.gate.vetoes import Veto, pairs_to_speak, vetoes
 
@@ -119,7 +119,7 @@ def primary_panel(judgement: Judgement, rows: Rows) -> PanelVerdict:
         found = [rows[Job.of(arm, arm, pair, 0).key] for pair in judgement.pairs]
         won = [row.steps for row in found if row.success]
         steps[arm] = float(median(won)) if won else None
-    return judge_panel("in_distribution", "suite", judgement.test, judgement.results, judgement.planned, steps)
+    return judge_panel(IN_DISTRIBUTION, "suite", judgement.test, judgement.results, judgement.planned, steps)
 
 
 def level_vetoes(plan: GatePlan, judgement: Judgement) -> tuple[Veto, ...]:

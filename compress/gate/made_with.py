@@ -20,6 +20,7 @@ from compress.digests import of_file, of_value
 from compress.gate.environment import hardware, versions
 from compress.gate.plan import GatePlan
 from compress.gate.policies import PolicySource
+from compress.gate.rows import ROWS
 
 FILE, SCHEMA = "settings.json", "dropgate.gate_settings/1"
 CODE = ("compress/gate", "compress/sim", "runtime")  # what an episode's outcome can depend on
@@ -60,8 +61,14 @@ def settings_of(
 
 
 def declare(path: Path, settings: dict[str, Any]) -> None:
-    """Write the settings, or check that what is there is the same. Raises MixedSettings with what differs."""
+    """Write the settings, or check that what is there is the same. Raises MixedSettings with what differs, and for rows
+    of which nobody knows what they were made with."""
     if not path.exists():
+        log = path.with_name(ROWS)
+        if log.exists() and log.stat().st_size:
+            raise MixedSettings(
+                f"{log} has episodes, but {path.name} is gone: they prove nothing. Next: use a new folder"
+            )
         write_json(path, settings)
         return
     refuse_other(read_settings(path), settings, f"{path} was made with other settings than this run has")

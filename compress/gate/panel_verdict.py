@@ -14,11 +14,8 @@ from typing import Any
 from compress.gate.rates import comparison
 from compress.gate.sequence import confidence_sequence
 from compress.gate.stats import Outcome, PairedTest, decide
+from runtime.contract.panels import PANELS
 
-PANELS = (
-    "in_distribution", "robot_pose", "camera", "light", "background", "layout", "language", "sensor_noise",
-    "instruction_swap",
-)  # fmt: skip
 KINDS = ("suite", "axis", "swap")
 NOT_RUN = "not_run"
 

@@ -72,9 +72,13 @@ def row_pairs(plan: GatePlan, scenes: Iterable[Scene], name: str, rows: Rows) ->
 
 
 def counted(pairs: Iterable[RowPair], name: str) -> list[tuple[bool, bool]]:
-    """The counted event: the goal was reached; under another sentence: it was not."""
+    """The counted event: the goal was reached; under another sentence: it was not, by a policy that did not crash."""
     other = kind_of(name) == "swap"
-    return [(candidate.success != other, baseline.success != other) for candidate, baseline in pairs]
+
+    def event(row: EpisodeRow) -> bool:
+        return not (row.success or row.error) if other else row.success
+
+    return [(event(candidate), event(baseline)) for candidate, baseline in pairs]
 
 
 def median_steps(pairs: Iterable[RowPair], name: str) -> dict[str, float | None]:

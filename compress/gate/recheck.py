@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recompute the verdict from the evidence alone: gate.json (plan) and episodes.parquet (rows). Needs no simulator."""
+"""Recompute the verdict, and what stations decide by, from the evidence alone: gate.json (plan) and episodes.parquet
+(rows). Needs no simulator."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compress.gate.floor import task_floors
-from compress.gate.judge import judge
-from compress.gate.panel_verdict import NOT_RUN
+from compress.gate.judge import Judgement, judge, level_vetoes, primary_panel
+from compress.gate.panel_verdict import NOT_RUN, PanelVerdict
 from compress.gate.panels import judge_panels, release_verdict
 from compress.gate.plan import GatePlan
 from compress.gate.report import GATE_JSON, PARQUET
@@ -42,11 +44,37 @@ def recheck(folder: Path) -> tuple[Verdict, str]:
         raise EvidenceMismatch(f"{folder / PARQUET} has no complete screening")
     judgement = None if unfit_for_proof(plan, floors) else judge(plan, floors, rows)
     refused = {panel["name"]: panel["reason"] for panel in claimed["panels"] if panel["outcome"] == NOT_RUN}
-    verdict, reason = release_verdict(plan, floors, judgement, judge_panels(plan, floors, judgement, rows, refused))
+    panels = judge_panels(plan, floors, judgement, rows, refused)
+    verdict, reason = release_verdict(plan, floors, judgement, panels)
     if (verdict.value, reason) != (claimed["verdict"], claimed["reason"]):
         found = f"the rows say {verdict.value} ({reason})"
         raise EvidenceMismatch(f"{found}, gate.json says {claimed['verdict']} ({claimed['reason']})")
+    _same_numbers(claimed, plan, judgement, rows, panels)
     return verdict, reason
+
+
+def _same_numbers(
+    claimed: Mapping[str, Any],
+    plan: GatePlan,
+    judgement: Judgement | None,
+    rows: Mapping[RowKey, EpisodeRow],
+    panels: tuple[PanelVerdict, ...],
+) -> None:
+    """Panels and vetoes, entry by entry. Without a comparison there are none but those that were not run."""
+    if judgement is None:
+        return
+    found = {
+        "panels": [panel.entry() for panel in (primary_panel(judgement, rows), *panels)],
+        "vetoes": [veto.to_json() for veto in level_vetoes(plan, judgement)],
+    }
+    for name, entries in json.loads(json.dumps(found)).items():
+        if entries == claimed[name]:
+            continue
+        pairs = zip(entries, claimed[name], strict=False)
+        differ = next(
+            (f"{one}, gate.json has {other}" for one, other in pairs if one != other), "another number of them"
+        )
+        raise EvidenceMismatch(f"the rows give other {name} than gate.json: {differ}")
 
 
 def read_parquet(path: Path) -> dict[RowKey, EpisodeRow]:

@@ -118,7 +118,7 @@ def write_report(
 def _primary(spec: GateSpec, judgement: Judgement | None, rows: Mapping[RowKey, EpisodeRow]) -> PanelVerdict:
     if judgement is not None:
         return primary_panel(judgement, rows)
-    return judge_panel("in_distribution", "suite", PairedTest(float(spec.margin), spec.alpha), (), spec.pairs, {})
+    return judge_panel(IN_DISTRIBUTION, "suite", PairedTest(float(spec.margin), spec.alpha), (), spec.pairs, {})
 
 
 def write_parquet(

@@ -11,8 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from runtime.contract.panels import PRIMARY
+
+ROWS = "episodes.jsonl"
 ARMS = ("candidate", "baseline", "blind", "expert")
-IN_DISTRIBUTION = "in_distribution"  # the panel of unperturbed scenes under their own sentence
+IN_DISTRIBUTION = PRIMARY  # the panel of unperturbed scenes under their own sentence
 POLICIES = ("candidate", "baseline", "expert")
 
 
@@ -138,9 +141,13 @@ def _read(path: Path) -> tuple[list[EpisodeRow], int]:
 
 
 def _parse(data: bytes, path: Path) -> Iterator[EpisodeRow]:
+    seen: dict[RowKey, int] = {}
     for number, line in enumerate(data.splitlines(), start=1):
         try:
-            yield EpisodeRow.from_json(json.loads(line))
+            row = EpisodeRow.from_json(json.loads(line))
+            if seen.setdefault(row.key, number) != number:
+                raise RowsDamaged(f"the episode of line {seen[row.key]} again; which of them counts?")
+            yield row
         except ValueError as error:
             raise RowsDamaged(
                 f"{path} line {number} is not an episode ({error}). Next: run the gate in a new folder"

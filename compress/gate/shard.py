@@ -15,9 +15,9 @@ from pathlib import Path
 from compress.gate.jobs import Job
 from compress.gate.made_with import FILE, read_settings, refuse_other
 from compress.gate.plan import GatePlan
-from compress.gate.rows import EpisodeRow, RowLog, read_rows
+from compress.gate.rows import ROWS, EpisodeRow, RowLog, read_rows
 
-SHARDS, ROWS = "shards", "episodes.jsonl"
+SHARDS = "shards"
 BY_TASK = ("expert", "blind")  # a recording and its replays stay together
 
 

@@ -31,12 +31,12 @@ from compress.gate.panels import judge_panels, panel_jobs, panel_scenes, panel_s
 from compress.gate.plan import GatePlan, PlanMismatch, SuiteTask, make_plan, register
 from compress.gate.policies import PolicySource, UnusablePolicy, artifact_source
 from compress.gate.report import GateReport, write_report
-from compress.gate.rows import EpisodeRow, RowKey, RowLog, RowsDamaged
+from compress.gate.rows import ROWS, EpisodeRow, RowKey, RowLog, RowsDamaged
 from compress.gate.spec import GateSpec, GateSpecError
 from compress.gate.stats import Outcome
 from compress.gate.verdict import Verdict, unfit_for_proof
 
-ROWS, PLAN, LOCK = "episodes.jsonl", "plan.json", ".lock"
+PLAN, LOCK = "plan.json", ".lock"
 DEFAULT_IMAGE_SIZE = 128
 
 

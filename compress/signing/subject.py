@@ -60,20 +60,28 @@ def release_of(artifact: Artifact, robot: str, limits_sha256: str, valid: timede
 
 
 def _judged_tasks(artifact: Artifact, report: str) -> tuple[str, ...]:
-    """The sentences that the gate judged, in its plan's order."""
+    """The sentences that the gate judged, in its plan's order. Tasks that screening found to prove nothing were never
+    run with the candidate: they are in the plan, and not in the verdict."""
     data = parse_json(artifact.read_bytes(report), report)
     told = data.get("verdict") if isinstance(data, dict) else None
     if told != Verdict.PROMOTE.value:
         raise SigningError(f"{artifact.root}: the manifest says promote, {report} says {told!r}; seal it again")
-    plan: Any = data.get("plan")
-    tasks = plan.get("tasks") if isinstance(plan, dict) else None
-    listed = tasks if isinstance(tasks, list) else []
-    sentences = [str(task["sentence"]) for task in listed if isinstance(task, dict) and task.get("sentence")]
-    if not sentences or len(sentences) != len(listed):
+    plan = data.get("plan")
+    tasks = _objects(plan.get("tasks") if isinstance(plan, dict) else None)
+    counted = [floor.get("task") for floor in _objects(data.get("screening")) if floor.get("counts") is True]
+    sentences = [
+        task.get("sentence") for task in tasks if isinstance(task.get("index"), int) and task["index"] in counted
+    ]
+    if not sentences or not all(isinstance(text, str) and text for text in sentences):
         raise SigningError(
-            f"{artifact.root}: {report} names no judged tasks (plan.tasks[].sentence); run: compress gate"
+            f"{artifact.root}: {report} names no judged tasks (plan.tasks[].sentence where screening[].counts); "
+            "run: compress gate"
         )
-    return tuple(dict.fromkeys(sentences))
+    return tuple(dict.fromkeys(map(str, sentences)))
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def limits_from_regression(path: Path, artifact: Artifact, robot: str) -> str:

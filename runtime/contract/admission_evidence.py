@@ -96,7 +96,7 @@ def _clock(store: TrustStore | DropGateRuntimeError, now: datetime) -> Check:
         return Check("clock", None, "unknown", expected)
     listed = parse_utc(store.revoked.updated_at, "revoked.updated_at")
     return Check(
-        "clock", now >= listed - CLOCK_SKEW, f"{format_utc(now)}, revocations of {format_utc(listed)}", expected
+        "clock", now + CLOCK_SKEW >= listed, f"{format_utc(now)}, revocations of {format_utc(listed)}", expected
     )
 
 

@@ -19,7 +19,7 @@ from runtime.contract.utc_time import format_utc
 from runtime.errors import TrustError
 
 FILE = "admission.jsonl"
-_OPEN = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def log_decision(folder: Path, when: str, now: datetime, decision: Mapping[str, Any]) -> Path:
@@ -40,9 +40,12 @@ def log_decision(folder: Path, when: str, now: datetime, decision: Mapping[str, 
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, _OPEN, 0o640)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise OSError("no regular file")
             data = line.encode("utf-8") + b"\n"
+            if status.st_size and os.pread(descriptor, 1, status.st_size - 1) != b"\n":
+                data = b"\n" + data  # a power cut tore the last line: it must not take this one with it
             if os.write(descriptor, data) != len(data):
                 raise OSError("written in part only; is the disk full?")
             os.fsync(descriptor)

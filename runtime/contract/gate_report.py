@@ -23,6 +23,7 @@ from runtime.contract.panels import PANELS, PRIMARY
 from runtime.errors import ContractError, GateRefusedError
 
 GATE_BYTES = 64 * MIB
+WITH_PANELS, BEFORE_PANELS = "dropgate.gate/2", "dropgate.gate/1"
 OUTCOMES = ("pass", "fail", "undecided", "not_run")
 NEXT = "judge the artifact again: compress gate"
 
@@ -69,6 +70,14 @@ class PanelResult:
         check.require(self.lost <= self.baseline, f"{where} lost", self.lost, f"at most {self.baseline} (baseline)")
         bounds = -1.0 <= self.lower <= self.upper <= 1.0
         check.require(bounds, f"{where} difference", (self.lower, self.upper), "-1 <= lower <= upper <= 1")
+        passed, above = self.outcome == "pass", self.lower > -self.margin
+        check.require(
+            passed == above, f"{where} outcome", (self.outcome, self.lower), f"pass when above -{self.margin}"
+        )
+        fits = not passed or gain > -self.margin * self.pairs
+        check.require(
+            fits, f"{where} candidate - baseline", gain, f"more than -{self.margin} of {self.pairs}: it passed"
+        )
 
     @property
     def baseline_rate(self) -> float:
@@ -105,8 +114,8 @@ def parse_gate_report(data: bytes, summary: GateSummary, policy_id: str) -> Gate
     content = parse_json(data, summary.report, GATE_BYTES)
     check.require(isinstance(content, dict), "report", type(content).__name__, "an object")
     schema = content.get("schema")
-    fits = isinstance(schema, str) and schema.startswith("dropgate.gate/")
-    check.require(fits, "schema", _short(schema), "dropgate.gate/<number>")
+    known = (WITH_PANELS, BEFORE_PANELS)
+    check.require(schema in known, "schema", _short(schema), f"one of {list(known)}")
     verdict = content.get("verdict")
     check.require(
         verdict == summary.verdict.value, "verdict", _short(verdict), f"the manifest's {summary.verdict.value}"
@@ -115,19 +124,23 @@ def parse_gate_report(data: bytes, summary: GateSummary, policy_id: str) -> Gate
     check.require(
         judged == policy_id, "arms.candidate.policy_id", _short(judged), f"{policy_id}: another policy's report"
     )
-    if "panels" not in content:
-        return GateReport({PRIMARY: _from_paired(content)}, derived=True)
-    entries = content["panels"]
-    listed = isinstance(entries, list) and 0 < len(entries) <= len(PANELS)
-    check.require(listed, "panels", type(entries).__name__, f"a list of 1 to {len(PANELS)} panels")
-    results = [_panel(entry, f"panels[{place}]") for place, entry in enumerate(entries)]
-    check.unique((result.name for result in results), "panels names")
-    check.require(results[0].name == PRIMARY, "panels[0].name", results[0].name, repr(PRIMARY))
+    derived = schema == BEFORE_PANELS
+    results = [_from_paired(content)] if derived else _results(content)
     if summary.verdict is Verdict.PROMOTE:
         outcome = results[0].outcome
         check.require(outcome == "pass", f"{PRIMARY} outcome", outcome, "pass, as the verdict is promote")
-        check.require(not _vetoed(content), "vetoes", "one that speaks", "none, as the verdict is promote")
-    return GateReport({result.name: result for result in results}, derived=False)
+        check.require(derived or not _vetoed(content), "vetoes", "one that speaks, or no list", "none, as it promotes")
+    return GateReport({result.name: result for result in results}, derived)
+
+
+def _results(content: Mapping[str, Any]) -> list[PanelResult]:
+    entries = content.get("panels")
+    listed = isinstance(entries, list) and 0 < len(entries) <= len(PANELS)
+    check.require(listed, "panels", type(entries).__name__, f"a list of 1 to {len(PANELS)} panels")
+    results = [_panel(entry, f"panels[{place}]") for place, entry in enumerate(entries or ())]
+    check.unique((result.name for result in results), "panels names")
+    check.require(results[0].name == PRIMARY, "panels[0].name", results[0].name, repr(PRIMARY))
+    return results
 
 
 def _panel(entry: Any, where: str) -> PanelResult:
@@ -177,7 +190,7 @@ def _result(entry: Mapping[str, Any], where: str, *, planned: Any, lower: Any, u
 
 def _vetoed(content: Mapping[str, Any]) -> bool:
     """Did a suite or a task lose too much? What is no veto of the known form counts as one."""
-    vetoes = content.get("vetoes", [])
+    vetoes = content.get("vetoes")
     return not isinstance(vetoes, list) or any(_at({"veto": v}, "veto").get("vetoed") is not False for v in vetoes)
 
 

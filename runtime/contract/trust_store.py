@@ -169,7 +169,13 @@ def check_directory(root: Path) -> None:
         )
     _check_owner(status, f"trust store {root}")
     for folder in Path(os.path.realpath(root)).parents:
-        mode = os.lstat(folder).st_mode
+        above = os.lstat(folder)
+        if above.st_uid not in (0, os.geteuid()):
+            raise TrustError(
+                f"trust store {root}: {folder} above it belongs to user {above.st_uid}, who could exchange the store; "
+                f"expected root or {os.geteuid()}: move it"
+            )
+        mode = above.st_mode
         if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
             raise TrustError(
                 f"trust store {root}: {folder} above it may be written by group or others, who could exchange the "

@@ -7,6 +7,7 @@ written stays readable.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import shutil
 import threading
@@ -21,6 +22,7 @@ from runtime.recording.tape import Event, Tape
 
 QUEUE = 20_000  # events; about a minute
 LEAST_FREE_BYTES = 256 << 20
+CLOSE_S = 0.2  # between looks whether the writer still lives
 LOOK_EVERY = 500  # events between looks at the disk
 
 
@@ -39,8 +41,9 @@ class Recording:
     def __init__(self, path: Path, setup: Setup, least_free: int = LEAST_FREE_BYTES) -> None:
         self.trouble = ""
         self._least_free, self._path = least_free, path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._require_disk()  # before a file takes the name
         self._writer = McapWriter(path, setup.to_json())
-        self._require_disk()
         self._queue: queue.Queue[tuple[int, Event] | None] = queue.Queue(QUEUE)
         self.tape = Tape(self._keep)
         self._thread = threading.Thread(target=self._write_all, name="recording", daemon=True)
@@ -48,9 +51,11 @@ class Recording:
 
     def close(self) -> None:
         """Write what is waiting, finish the file."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Full):  # a writer that has just died empties it no more
+                self._queue.put(None, timeout=CLOSE_S)
+                break
+        self._thread.join()
 
     def _keep(self, event: Event) -> None:
         if self.trouble:

@@ -58,8 +58,9 @@ def replay(setup: Setup, events: Iterable[Mapping[str, Any]]) -> Replayed:
             return Replayed(count, ticks, commands, f"event {count}, {event['call']}: {difference}")
         count += 1
         if event["call"] == "tick":
-            ticks, commands = ticks + 1, commands + (event["out"]["command"] is not None)
-    return Replayed(count, ticks, commands, "")
+            out = event.get("out") or {}  # a tick that raised has none
+            ticks, commands = ticks + 1, commands + (out.get("command") is not None)
+    return Replayed(count, ticks, commands, "" if count else "it holds no event: nothing was done again")
 
 
 def _again(controller: Controller, playback: Playback, event: Mapping[str, Any]) -> str:

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Would the tests notice? Small faults are put into a module one at a time; a fault that no test sees has survived.
+
+    python benchmarks/mutants.py --per-module 16 --json out.json                       the modules of TESTS
+    python benchmarks/mutants.py runtime/contract/dsse.py --per-module 0               every mutant of one of them
+    python benchmarks/mutants.py runtime/safety/filter.py --tests tests/test_safety_filter.py --per-module 40
+
+The tracked files are copied to a temporary folder; only the copy is changed, and the tests run there. Faults: another
+comparison, its boundary, a condition negated or left out, `and` for `or`, `min` for `max`, `any` for `all`, + for -, a
+number changed, a raise or a call whose value nobody uses removed. Texts of errors are left alone. A mutant has died
+when a test fails, nothing can be imported, or the tests take much longer than without it. For each one a process is
+forked that has imported the libraries already, and never our own code.
+A survivor is a missing test, or makes no difference: docs/mutants.md says which. Its `id` does not depend on the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mutations import Mutant, mutants_of
+
+REPO = Path(__file__).resolve().parent.parent
+LIBRARIES = (
+    "numpy.testing", "pytest", "hypothesis.strategies", "cryptography.hazmat.primitives.asymmetric.ed25519",
+    "cryptography.hazmat.primitives.serialization",
+)  # fmt: skip
+OURS = ("runtime", "compress")
+SLACK, LEAST_S = 5.0, 20.0  # a mutant may take this many times as long as the tests without it, and at least so long
+
+_ADMISSION, _SIGNED = ("tests/test_admission.py",), ("tests/test_signed.py",)
+_STATS = ("tests/test_gate_stats.py", "tests/test_gate_panel_verdict.py", "tests/test_gate_law.py")
+_PANELS = ("tests/test_gate_panels.py", "tests/test_gate_judge.py")
+TESTS: dict[str, tuple[str, ...]] = {
+    "runtime/contract/admission.py": _ADMISSION,
+    "runtime/contract/panel_checks.py": _ADMISSION,
+    "runtime/contract/station_policy.py": _ADMISSION,
+    "runtime/contract/signed.py": _ADMISSION,
+    "runtime/contract/trust_store.py": (*_SIGNED, *_ADMISSION),
+    "runtime/contract/statements.py": _SIGNED,
+    "runtime/contract/dsse.py": _SIGNED,
+    "compress/gate/stats.py": _STATS,
+    "compress/gate/bets.py": _STATS,
+    "compress/gate/sequence.py": _STATS[1:],
+    "compress/gate/vetoes.py": ("tests/test_gate_vetoes.py", "tests/test_gate_judge.py"),
+    "compress/gate/verdict.py": _PANELS,
+    "compress/gate/panels.py": _PANELS,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a mutant: `killed`, `timeout` (killed too) or `survived`; `by` is the test that saw it."""
+
+    module: str
+    mutant: Mutant
+    outcome: str
+    by: str
+    seconds: float
+
+
+class Shadow:
+    """A copy of the tracked files in which one module at a time is another."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._stamp = int(time.time())
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, check=True).stdout
+        for name in filter(None, listed.decode().split("\0")):
+            if (REPO / name).is_file():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(REPO / name, root / name)
+
+    @contextlib.contextmanager
+    def holding(self, module: str, source: str) -> Iterator[None]:
+        """`module` with this content; compiled anew, because no two contents have one time."""
+        path = self.root / module
+        before = path.read_text()
+        try:
+            self._write(path, source)
+            yield
+        finally:
+            self._write(path, before)
+
+    def _write(self, path: Path, source: str) -> None:
+        path.write_text(source)
+        self._stamp += 1
+        os.utime(path, (self._stamp, self._stamp))
+
+    def passes(self, tests: Sequence[str], limit_s: float) -> tuple[str, str, float]:
+        """(`survived`, `killed` or `timeout`; the test that failed; seconds)."""
+        began, log = time.monotonic(), self.root / "mutant.log"
+        child = os.fork()
+        if child == 0:
+            self._child(tests, log)
+        while time.monotonic() - began < limit_s:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                took = time.monotonic() - began
+                return ("survived", "", took) if status == 0 else ("killed", _failed(log.read_text()), took)
+            time.sleep(0.02)
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return "timeout", f"no end within {limit_s:.0f} s", time.monotonic() - began
+
+    def _child(self, tests: Sequence[str], log: Path) -> None:
+        """Never returns."""
+        os.setsid()
+        code = 3
+        try:
+            with log.open("wb") as stream:
+                for descriptor in (1, 2):
+                    os.dup2(stream.fileno(), descriptor)
+            os.chdir(self.root)
+            sys.path[:] = [str(self.root), *(p for p in sys.path if p and not Path(p).resolve().is_relative_to(REPO))]
+            os.environ["PYTHONPATH"] = str(self.root)
+            import pytest
+
+            options = ["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-m", "not slow"]
+            code = int(pytest.main([*options, *tests]))
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+
+def run(modules: dict[str, tuple[str, ...]], count: int, seed: int, minutes: float) -> list[Result]:
+    """Every mutant, or `count` per module drawn with `seed`; stops when the minutes are over."""
+    results, until = [], time.monotonic() + 60.0 * minutes
+    with tempfile.TemporaryDirectory(prefix="dropgate-mutants-") as folder:
+        shadow = Shadow(Path(folder))
+        for module, tests in modules.items():
+            outcome, by, plain = shadow.passes(tests, 60.0 * minutes)
+            if outcome != "survived":
+                raise SystemExit(f"{module}: {' '.join(tests)} fail without a mutant: {by}")
+            source = (shadow.root / module).read_text()
+            chosen = list(mutants_of(source))
+            if count:
+                chosen = random.Random(f"{seed} {module}").sample(chosen, min(count, len(chosen)))
+            for mutant in sorted(chosen, key=lambda m: (m.line, m.id)):
+                if time.monotonic() > until:
+                    print(f"time is over at {module}", flush=True)
+                    return results
+                with shadow.holding(module, mutant.source):
+                    outcome, by, took = shadow.passes(tests, LEAST_S + SLACK * plain)
+                results.append(Result(module, replace(mutant, source=""), outcome, by, round(took, 1)))
+                print(f"{outcome:9s}{module}:{mutant.line} {mutant.kind}: {mutant.change}  {by}", flush=True)
+    return results
+
+
+def table(results: Sequence[Result]) -> str:
+    """Counts per module, then every survivor, as Markdown."""
+    lines = ["| module | mutants | killed | survived |", "|---|---|---|---|"]
+    for module in dict.fromkeys(result.module for result in results):
+        own = [result for result in results if result.module == module]
+        left = sum(result.outcome == "survived" for result in own)
+        lines.append(f"| `{module}` | {len(own)} | {len(own) - left} | {left} |")
+    left = sum(result.outcome == "survived" for result in results)
+    lines += [f"| all | {len(results)} | {len(results) - left} | {left} |", ""]
+    lines += ["| survivor | change |", "|---|---|"]
+    for result in results:
+        if result.outcome == "survived":
+            change = result.mutant.change.replace("|", "\\|")
+            lines.append(f"| `{Path(result.module).name}` `{result.mutant.id}` | `{change}` |")
+    return "\n".join(lines)
+
+
+def _failed(log: str) -> str:
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", log, re.MULTILINE)
+    return found[1] if found else " ".join(log.split())[-120:]
+
+
+def main() -> int:
+    """Command line; exit code 0 also with survivors: they are for a person to judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", help=f"paths; without: {', '.join(TESTS)}")
+    parser.add_argument("--tests", nargs="+", help="test files of the modules; without: those of the table TESTS")
+    parser.add_argument("--per-module", type=int, default=16, help="mutants drawn from each; 0 = all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60.0, help="no new mutant after that")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    modules = {name: tuple(given.tests or TESTS.get(name, ())) for name in given.modules or TESTS}
+    wrong = [name for name, tests in modules.items() if not tests or not (REPO / name).is_file()]
+    if wrong:
+        parser.error(f"no tests or no file for {wrong}; known: {', '.join(TESTS)}; for others give --tests")
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    if any(name in sys.modules for name in OURS):
+        parser.error(f"one of {OURS} is imported already, mutants would not be seen")
+    results = run(modules, given.per_module, given.seed, given.minutes)
+    print(f"\n{table(results)}")
+    if given.json:
+        from compress.atomic import write_json
+
+        write_json(given.json, {"seed": given.seed, "mutants": [asdict(result) for result in results]})
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())
