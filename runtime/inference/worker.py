@@ -126,7 +126,8 @@ def _leave_with(link: socket.socket) -> None:
 def _watch(fd: int, parent: int) -> None:
     poller = select.poll()
     poller.register(fd, 0)  # nothing but hang-up: the main thread does the reading
-    while os.getppid() == parent and not poller.poll(_WATCH_MS):
-        pass
+    left = False
+    while os.getppid() == parent and not left:
+        left = bool(poller.poll(_WATCH_MS))
     time.sleep(GRACE_S)
-    os._exit(1)
+    os._exit(0 if left else 1)  # a client that leaves is how this process ends, also when freeing the engine takes long
