@@ -36,7 +36,8 @@ from runtime.inference.policy import Policy
 from runtime.inference.proven import load_proven
 from runtime.inference.wire import FrameReader, receive
 
-GRACE_S = 1.0  # to free the engine in an orderly way after the client has gone
+GRACE_S = 1.0  # for an inference that is on when the client goes
+CLOSING_S = 30.0  # to free the engine once that is all there is to do; a busy machine takes its time
 _WATCH_MS = 1000
 _PR_SET_PDEATHSIG = 1
 
@@ -63,7 +64,8 @@ def run_worker(
     link = socket.socket(fileno=fd)
     link.set_inheritable(False)
     link.setblocking(True)
-    _leave_with(link)
+    closing = threading.Event()
+    _leave_with(link, closing)
     try:
         policy, proof = load_proven(
             directory, backend, threads=threads, provider=provider, require_promoted=not allow_held, again=prove
@@ -76,7 +78,9 @@ def run_worker(
         print(f"worker: {proof.samples} golden samples agree, worst {max(proof.max_abs.values()):.1e}", file=sys.stderr)
     print(f"worker: {policy.description}", file=sys.stderr, flush=True)
     with policy, link:
-        return serve(link, policy)
+        served = serve(link, policy)
+        closing.set()
+        return served
 
 
 def serve(link: socket.socket, policy: Policy, clock: Clock | None = None) -> Served:
@@ -113,21 +117,21 @@ def _answer(policy: Policy, request: Request, clock: Clock) -> tuple[bool, bytes
     return True, pack_chunk(request.sequence, chunk, clock.now() - started)
 
 
-def _leave_with(link: socket.socket) -> None:
+def _leave_with(link: socket.socket, closing: threading.Event) -> None:
     """End with the parent (the kernel's signal, and a look once a second) and with the socket's other end."""
     parent = os.getppid()
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    threading.Thread(target=_watch, args=(link.fileno(), parent), daemon=True).start()
+    threading.Thread(target=_watch, args=(link.fileno(), parent, closing), daemon=True).start()
 
 
-def _watch(fd: int, parent: int) -> None:
+def _watch(fd: int, parent: int, closing: threading.Event) -> None:
     poller = select.poll()
     poller.register(fd, 0)  # nothing but hang-up: the main thread does the reading
-    left = False
-    while os.getppid() == parent and not left:
-        left = bool(poller.poll(_WATCH_MS))
-    time.sleep(GRACE_S)
-    os._exit(0 if left else 1)  # a client that leaves is how this process ends, also when freeing the engine takes long
+    while os.getppid() == parent and not poller.poll(_WATCH_MS):
+        pass
+    if closing.wait(GRACE_S):
+        time.sleep(CLOSING_S)
+    os._exit(1)
