@@ -186,10 +186,10 @@ def test_the_page_shows_strips_side_by_side_with_moment_reason_and_perturbation(
         assert entry["caption"] in picture["alt"]
         for policy in ("candidate", "baseline"):
             end = entry[policy]
-            said = f"{end['why']} at {end['end_s']:.1f} s (step {end['steps']})"
+            said = f"at {end['end_s']:g} s (step {end['steps']}): {end['why']}"
             assert said in found.text
             assert f"{policy}: {said}" in picture["alt"]
-        assert " ".join(f"{time:.1f} s" for time in entry["times_s"]) in found.text
+        assert " ".join(f"{time:g} s" for time in entry["times_s"]) in found.text
     assert "lost under camera : the candidate failed, the baseline did not" in found.text.replace("  ", " ")
     assert "told another sentence, the candidate still did" in found.text
     data = json.loads((folder / "gate.json").read_text())

@@ -76,7 +76,7 @@ def test_every_drawing_has_a_text_alternative(whole: Page) -> None:
     ids = [attributes["id"] for _, attributes in whole.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
     drawings = [attributes for tag, attributes in whole.tags if tag == "svg"]
-    assert len(drawings) == 8  # rates, wealth, bounds, panels, latency, two stacks, recovery
+    assert len(drawings) == 11  # rates, wealth, 2 x bounds, panels twice, latency, what ships, two stacks, recovery
     assert all(set(a["aria-labelledby"].split()) <= set(ids) for a in drawings)
     for axis in ("[%]", "[ms]", "optimizer step", "no unit", "pairs compared"):
         assert axis in whole.text

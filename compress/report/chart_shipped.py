@@ -39,11 +39,11 @@ def shipped_chart(name: str, steps: Sequence[Step]) -> Markup:
         canvas.text(LEFT, y + 13, step.name, kind="strong")
         y += LABEL
         for kind, (before, after) in step.amounts.items():
-            _, unit, colour = UNITS[kind]
+            _, size, colour = UNITS[kind]
             scale = Scale(0.0, most[kind], LEFT, RIGHT)
             canvas.rect(LEFT, y, scale(before) - LEFT, BAR - 3, BEFORE, "#111")
             canvas.rect(LEFT, y, scale(after) - LEFT, BAR - 3, colour)
-            canvas.text(RIGHT + 8, y + 9, f"{small(after / unit)} of {small(before / unit)}", kind="tick")
+            canvas.text(RIGHT + 8, y + 9, f"{small(after / size)} of {small(before / size)}", kind="tick")
             y += BAR
         y += GAP
     return canvas.markup()

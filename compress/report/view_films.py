@@ -33,19 +33,21 @@ class Film:
     Attributes:
         kind, meaning: `lost`, `gained` or `neither`, and what that says.
         panel: `robot pose`, or empty for the suite itself and for strips from before panels were drawn.
-        sentence: the task's; told: another sentence that was given, or empty.
+        sentence: the task's; state: number of the initial state; told: another sentence that was given, or empty.
         caption: of the evidence.
         times: of the columns, such as `1.2 s`; empty for a strip whose columns are not aligned in time.
         ends: (policy, when and why its episode ended).
         file: its name below the gate's folder.
         uri: a data URI, empty if the picture is not shown.
         why_not: why it is not shown.
+        reproduced: the drawn episodes ended as those that were judged.
     """
 
     kind: str
     meaning: str
     panel: str
     sentence: str
+    state: str
     told: str
     caption: str
     times: tuple[str, ...]
@@ -53,6 +55,7 @@ class Film:
     file: str
     uri: str
     why_not: str
+    reproduced: bool
 
     @property
     def alt(self) -> str:
@@ -96,18 +99,20 @@ def _film(folder: Path, strip: Mapping[str, Any], left: int) -> Film:
         meaning=(SWAPPED if panel == "instruction_swap" else MEANING)[strip["kind"]],
         panel="" if panel == "in_distribution" else panel.replace("_", " "),
         sentence=sentence,
+        state=str(strip["state"]),
         told="" if told == sentence else told,
         caption=strip["caption"],
-        times=tuple(f"{time:.1f} s" for time in strip.get("times_s", ())),
+        times=tuple(f"{time:g} s" for time in strip.get("times_s", ())),
         ends=tuple(ends),
         file=strip["file"],
         uri=uri,
         why_not=why,
+        reproduced=bool(strip["reproduced"]),
     )
 
 
 def _end(end: Mapping[str, Any]) -> str:
-    return f"{end['why']} at {end['end_s']:.1f} s (step {end['steps']})"
+    return f"at {end['end_s']:g} s (step {end['steps']}): {end['why']}"
 
 
 def _notes(data: Mapping[str, Any], strips: list[Film]) -> list[str]:
