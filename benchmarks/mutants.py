@@ -4,6 +4,7 @@
     python benchmarks/mutants.py --per-module 16 --json out.json                       the modules of TESTS
     python benchmarks/mutants.py runtime/contract/dsse.py --per-module 0               every mutant of one of them
     python benchmarks/mutants.py runtime/safety/filter.py --tests tests/test_safety_filter.py --per-module 40
+    python benchmarks/mutants.py --again out.json                                      do its survivors still survive?
 
 The tracked files are copied to a temporary folder; only the copy is changed, and the tests run there. Faults: another
 comparison, its boundary, a condition negated or left out, `and` for `or`, `min` for `max`, `any` for `all`, + for -, a
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import json
 import os
 import random
 import re
@@ -136,8 +138,10 @@ class Shadow:
             os._exit(code)
 
 
-def run(modules: dict[str, tuple[str, ...]], count: int, seed: int, minutes: float) -> list[Result]:
-    """Every mutant, or `count` per module drawn with `seed`; stops when the minutes are over."""
+def run(
+    modules: dict[str, tuple[str, ...]], count: int, seed: int, minutes: float, again: frozenset[tuple[str, str]] | None
+) -> list[Result]:
+    """Every mutant, or `count` per module drawn with `seed`, or those of `again`; stops when the minutes are over."""
     results, until = [], time.monotonic() + 60.0 * minutes
     with tempfile.TemporaryDirectory(prefix="dropgate-mutants-") as folder:
         shadow = Shadow(Path(folder))
@@ -147,7 +151,9 @@ def run(modules: dict[str, tuple[str, ...]], count: int, seed: int, minutes: flo
                 raise SystemExit(f"{module}: {' '.join(tests)} fail without a mutant: {by}")
             source = (shadow.root / module).read_text()
             chosen = list(mutants_of(source))
-            if count:
+            if again is not None:
+                chosen = [mutant for mutant in chosen if (module, mutant.change) in again]
+            elif count:
                 chosen = random.Random(f"{seed} {module}").sample(chosen, min(count, len(chosen)))
             for mutant in sorted(chosen, key=lambda m: (m.line, m.id)):
                 if time.monotonic() > until:
@@ -182,6 +188,12 @@ def _failed(log: str) -> str:
     return found[1] if found else " ".join(log.split())[-120:]
 
 
+def survivors(path: Path) -> frozenset[tuple[str, str]]:
+    """(module, change) of the survivors in a file that `--json` wrote; lines may have moved since."""
+    found = json.loads(path.read_text())["mutants"]
+    return frozenset((m["module"], m["mutant"]["change"]) for m in found if m["outcome"] == "survived")
+
+
 def main() -> int:
     """Command line; exit code 0 also with survivors: they are for a person to judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,9 +202,13 @@ def main() -> int:
     parser.add_argument("--per-module", type=int, default=16, help="mutants drawn from each; 0 = all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0, help="no new mutant after that")
+    parser.add_argument("--again", type=Path, metavar="JSON", help="only the survivors of that earlier run")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     modules = {name: tuple(given.tests or TESTS.get(name, ())) for name in given.modules or TESTS}
+    again = survivors(given.again) if given.again else None
+    if again is not None and not given.modules:
+        modules = {name: tests for name, tests in modules.items() if name in {module for module, _ in again}}
     wrong = [name for name, tests in modules.items() if not tests or not (REPO / name).is_file()]
     if wrong:
         parser.error(f"no tests or no file for {wrong}; known: {', '.join(TESTS)}; for others give --tests")
@@ -200,7 +216,7 @@ def main() -> int:
         importlib.import_module(name)
     if any(name in sys.modules for name in OURS):
         parser.error(f"one of {OURS} is imported already, mutants would not be seen")
-    results = run(modules, given.per_module, given.seed, given.minutes)
+    results = run(modules, given.per_module, given.seed, given.minutes, again)
     print(f"\n{table(results)}")
     if given.json:
         from compress.atomic import write_json

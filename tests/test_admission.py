@@ -513,6 +513,15 @@ def test_only_released_tasks_may_begin_and_only_until_the_release_ends(cell: Cel
     assert "not admitted" in cell.with_facts(robot="fr3").objection(TASK, prompt, NOW)
 
 
+def test_a_refused_task_is_told_some_of_the_released_ones(cell: Cell) -> None:
+    def told(count: int) -> str:
+        cell.sign(tasks=tuple(f"task {i}" for i in range(count)))
+        return cell.ask().objection("open the safe", cell.artifact.manifest.policy.prompt, NOW)
+
+    assert told(5).endswith("released: 'task 0', 'task 1', 'task 2', 'task 3', 'task 4'")
+    assert told(7).endswith("'task 4' and 2 more")
+
+
 # later ---------------------------------------------------------------------------------------------------------------
 
 
@@ -582,6 +591,12 @@ def test_a_policy_that_makes_no_sense_is_refused_with_the_example(cell: Cell, wh
     assert failed(found) == ["station policy"]
     assert words in found.reasons[0]
     assert "launch/config/station_policy.json" in found.reasons[0]
+
+
+def test_one_pair_is_the_least_that_a_policy_may_ask_for(cell: Cell) -> None:
+    for pairs, fine in ((1, True), (0, False)):
+        cell.demand(panels={"in_distribution": {"margin": 0.03, "alpha": 0.05, "min_pairs": pairs}})
+        assert cell.ask().admitted == fine
 
 
 def test_a_policy_behind_a_link_is_refused(cell: Cell, tmp_path: Path) -> None:

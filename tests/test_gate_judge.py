@@ -13,6 +13,7 @@ import pytest
 from compress.gate.floor import recording_jobs, replay_jobs, screening_jobs, task_floors
 from compress.gate.jobs import Job
 from compress.gate.judge import counted_pairs, judge, pair_jobs
+from compress.gate.panels import judge_panels
 from compress.gate.plan import GatePlan, PlanMismatch, SuiteTask, make_plan
 from compress.gate.policies import PolicySource
 from compress.gate.recheck import EvidenceMismatch, recheck
@@ -219,7 +220,8 @@ def report(folder, solves: Solves, spec: GateSpec | None = None):
     rows = play(plan, solves)
     floors = task_floors(plan, rows)
     judgement = None if unfit_for_proof(plan, floors) else judge(plan, floors, rows)
-    return write_report(folder, spec, *verdict_of(plan, floors, judgement), ARMS, plan, floors, judgement, rows)
+    panels, found = judge_panels(plan, floors, judgement, rows, {}), verdict_of(plan, floors, judgement)
+    return write_report(folder, spec, *found, ARMS, plan, floors, judgement, rows, panels=panels)
 
 
 @pytest.mark.parametrize(
