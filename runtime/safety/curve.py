@@ -69,6 +69,8 @@ class Curve:
         if end_s <= start_s:
             return Curve(np.array([start_s]), *self.at(start_s))
         ends = self.at(np.array([start_s, end_s]))
+        if end_s >= self.end_s:  # as it is, not as it would be computed: rest is exactly rest
+            ends = tuple(np.vstack([e[:1], a[-1:]]) for e, a in zip(ends, self._arrays, strict=True))  # type: ignore[assignment]
         middle = [array[inside] for array in self._arrays]
         times = np.concatenate([[start_s], self.times[inside], [end_s]])
         return Curve(times, *(np.vstack([e[:1], m, e[1:]]) for e, m in zip(ends, middle, strict=True)))

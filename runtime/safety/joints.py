@@ -188,9 +188,7 @@ class JointPath:
         """What is played until the splice: the last command, or rest."""
         now, span = self._time(situation), self._timing.splice_s
         if self._last is None:
-            measured = self._by_name(situation.measured.joints)
-            held = self._held is not None and np.abs(self._held - measured).max() <= _SETTLED_RAD
-            return resting(self._held if held and self._held is not None else measured, now, span)
+            return resting(self._rest(situation), now, span)
         curve = self._last.curve
         if now >= curve.end_s - NEAR_S:
             return resting(curve.positions[-1], now, span)
@@ -198,6 +196,13 @@ class JointPath:
         if now + span > curve.end_s + NEAR_S:
             head = head.joined(resting(curve.positions[-1], curve.end_s, now + span - curve.end_s))
         return head
+
+    def _rest(self, situation: Situation) -> Floats:
+        """Where the controller holds the arm: as it says, or where its last trajectory ended, or where the arm is."""
+        measured = self._by_name(situation.measured.joints)
+        held = self._held if situation.held is None else self._by_name(situation.held)
+        near = held is not None and np.abs(held - measured).max() <= _SETTLED_RAD
+        return held if near and held is not None else measured
 
     def _plan(self, chunk: AdmittedChunk, progress_s: float, head: Curve, rate: float) -> _Plan | None:
         """The plan in hand, if the arm is on it at this rate; otherwise a way onto the chunk's path."""

@@ -53,13 +53,17 @@ class Situation:
         measured: the robot now.
         observed: the robot when the chunk was asked for.
         speed_factor: how much slower than written the robot's controller plays trajectories, (0, 1] (speed scaling);
-            0 while it has stopped playing.
+            0 while it has stopped playing. It counts for the time since the situation before.
+        held: the set-points at which the trajectory controller holds a resting arm, by joint, where its driver tells
+            them. Without them the measured joints count, and a controller that stands off by its tracking error jumps
+            by that much when it is first commanded.
     """
 
     now_s: float
     measured: Measured
     observed: Measured | None = None
     speed_factor: float = 1.0
+    held: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
