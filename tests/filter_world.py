@@ -2,9 +2,9 @@
 """An arm behind a joint_trajectory_controller, and policies that go wrong in every way: what the filter is tried on.
 
 `Controller500` plays trajectories as ros2_controllers' JTC does with `interpolate_from_desired_state: true`
-(joint_trajectory_controller/src/trajectory.cpp): a new one starts from the desired state at its receipt, points that are
-past are dropped, between points with positions, velocities and accelerations it fits a quintic. Nothing here uses the
-filter's own interpolation.
+(joint_trajectory_controller/src/trajectory.cpp): a new one starts from the desired state at its receipt, points that
+are past are dropped, between points with positions, velocities and accelerations it fits a quintic. Nothing here uses
+the filter's own interpolation.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ def joint_spec(arm: Arm, horizon: int = 50, dt_s: float = 0.05, kind: ActionKind
         for name, (low, high) in zip(arm.limits.names, ranges, strict=True)
     )
     hold = HoldRule.REPEAT_LAST if absolute else HoldRule.ZERO_MOTION
-    return ActionSpec(
-        dims, kind, Frame.JOINT, RotationConvention.NONE, GripperSign.NONE, horizon, dt_s, hold
-    )
+    return ActionSpec(dims, kind, Frame.JOINT, RotationConvention.NONE, GripperSign.NONE, horizon, dt_s, hold)
 
 
 @dataclass
@@ -114,7 +112,9 @@ class Record:
             seen = self.arm.kinematics.places(p, v)
             linear, angular = (np.linalg.norm(x, axis=1) for x in (seen.linear, seen.angular))
             self.worst["tool"] = float(max((linear / tool.linear_m_s).max(), (angular / tool.angular_rad_s).max()))
-            found["tool speed"] = int(np.sum((linear > tool.linear_m_s * 1.0001) | (angular > tool.angular_rad_s * 1.0001)))
+            found["tool speed"] = int(
+                np.sum((linear > tool.linear_m_s * 1.0001) | (angular > tool.angular_rad_s * 1.0001))
+            )
             low, high = np.array(tool.workspace_low) - 1e-6, np.array(tool.workspace_high) + 1e-6
             found["workspace"] = int(np.any((seen.tcp < low) | (seen.tcp > high), axis=1).sum())
             low, high = np.array(tool.elbow_low) - 1e-6, np.array(tool.elbow_high) + 1e-6
@@ -236,7 +236,9 @@ def wild_chunk(rng: np.random.Generator, cell: Cell) -> ActionChunk:
     elif style == 7:
         rows = np.tile(here + rng.uniform(-0.25, 0.25, dim), (count, 1))
     elif style == 8:
-        rows = here + np.cumsum(rng.uniform(-1, 1, dim) * np.array(cell.arm.limits.velocity) * spec.dt_s * np.ones((count, 1)), 0)
+        rows = here + np.cumsum(
+            rng.uniform(-1, 1, dim) * np.array(cell.arm.limits.velocity) * spec.dt_s * np.ones((count, 1)), 0
+        )
         rows = rows + rng.normal(0, 1e-3, rows.shape)
     elif style == 9:
         dt_s = spec.dt_s * float(rng.uniform(0.1, 5.0))

@@ -90,6 +90,12 @@ class Curve:
         pairs = zip(self._arrays, after._arrays, strict=True)
         return Curve(times, *(np.vstack([a, b[1:]]) for a, b in pairs))
 
+    def at_rest(self) -> Curve:
+        """The same with exact zeros at the end: a controller refuses a last velocity of 1e-16."""
+        velocities, accelerations = self.velocities.copy(), self.accelerations.copy()
+        velocities[-1], accelerations[-1] = 0.0, 0.0
+        return Curve(self.times, self.positions, velocities, accelerations)
+
     def rounded(self, origin_s: float) -> Curve:
         """Knots at whole nanoseconds after `origin_s`, with the state *there*: a message says exactly this."""
         whole = origin_s + np.round((self.times - origin_s) / _TICK) * _TICK

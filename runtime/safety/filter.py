@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`SafetyFilter`: the one way from a chunk to a command, and the only builder of `SafeTrajectory`.
 
-Order (first breach wins): names, horizon and order of arrival, finite, age, plausible, start jump, position, speed and its
-derivatives, places of tool and elbow, distances, gripper; then, at each tick, the command for now, and a last look at the
-finished motion by code that did not plan it. Hard breaches reject the whole chunk; too fast slows the whole chunk along
-its own path; of a chunk that leaves the allowed space the part before that is used. docs/filter.md has the derivations.
+Order (first breach wins): names, horizon and order of arrival, finite, age, plausible, position, speed and its
+derivatives, places of tool and elbow, distances, start jump, gripper; then, at each tick, the command for now, and a
+last look at the finished motion by code that did not plan it. Hard breaches reject the whole chunk; too fast slows the
+whole chunk along its own path; of a chunk that leaves the allowed space the part before that is used. docs/filter.md
+has the derivations.
 """
 
 from __future__ import annotations

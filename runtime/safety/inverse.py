@@ -50,7 +50,8 @@ class ToolRows:
         """See `runtime.safety.joint_rows.RowSource`."""
         physical = self._spec.to_physical(chunk.values)
         place, turn = self._arm.pose(seen)
-        q, rows = seen, []
+        q = seen
+        rows: list[Floats] = []
         for index, row in enumerate(physical):
             try:
                 place, turn = self._goal(row, place, turn, chunk.dt_s)

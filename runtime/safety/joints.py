@@ -5,7 +5,7 @@ What is released plays by itself to rest, so a process that dies leaves an arm t
 when it arrives; each tick cuts the next piece out of the plan, puts a stop behind it and has it monitored. If nothing
 new keeps the limits, the last command goes on: its stop was checked when it was released.
 
-Two times: `now` is the clock's; the *played* time runs slower by the controller's speed scaling, and all plans are in it.
+Two times: `now` is the clock's; the *played* time runs slower by the controller's speed scaling. Plans are in that.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class JointPath:
         return self._limits.names
 
     def admit(self, chunk: ActionChunk, situation: Situation) -> AdmittedChunk:
-        """Joint positions per row, anchored to the observation of *this* chunk, slowed as a whole, cut where it leaves."""
+        """Joint positions per row, anchored to the observation of *this* chunk, slowed as a whole, cut at the edge."""
         if situation.observed is None:
             raise ChunkRejected(
                 StopCause.OBSERVATION_MISSING, "the joints at the time of the observation are not known"
@@ -120,7 +120,7 @@ class JointPath:
         return AdmittedChunk(chunk.stamp_s, chunk.dt_s * slower, rows, gripper, slower, path, ended_by)
 
     def toward(self, chunk: AdmittedChunk, progress_s: float, situation: Situation, speed: float) -> Motion | None:
-        """The next piece of the chunk and a stop; slower if the stop must be shorter; the last command if nothing is."""
+        """The next piece of the chunk and a stop; slower if the stop must be shorter; else the last command goes on."""
         if chunk.index_at(progress_s) is None:
             return None
         head = self._head(situation)
@@ -235,7 +235,7 @@ class JointPath:
         stop = self._stops.stop(commit, (whole.positions[-1], whole.velocities[-1], whole.accelerations[-1]))
         if stop is None:
             return None
-        whole = whole.joined(stop)
+        whole = whole.joined(stop).at_rest()
         times = np.append(whole.times, (whole.times[:-1] + whole.times[1:]) / 2.0)
         places = whole.at(times)[0]
         if np.any(places < self._reach.low) or np.any(places > self._reach.high):

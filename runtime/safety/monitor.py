@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.safety.kinematics import Kinematics
 from runtime.safety.limits import JointLimits
@@ -162,5 +163,5 @@ class Monitor:
                 return near
         return ""
 
-    def _joint(self, flags: Floats) -> str:
+    def _joint(self, flags: NDArray[np.bool_]) -> str:
         return self._limits.names[int(np.argmax(flags.any(axis=0)))]

@@ -83,7 +83,8 @@ class ToolCheck:
     def _named(self, seen: Places, k: int) -> str:
         for (name, low, high), points in zip(self._boxes, (seen.tcp, seen.elbow), strict=False):
             if points is not None and np.any((points[k] < low + _INSIDE_M) | (points[k] > high - _INSIDE_M)):
-                return f"{name} would be at {np.round(points[k], 3).tolist()}, its box is {low.tolist()} to {high.tolist()}"
+                place = np.round(points[k], 3).tolist()
+                return f"{name} would be at {place}, its box is {low.tolist()} to {high.tolist()}"
         return f"the tool would be tilted by more than {self._tool.tilt_rad:g} rad"
 
     def _near(self, q: Floats) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.contract.action import ActionSpec
 from runtime.contract.conventions import ActionKind, DimRole, NormMethod
@@ -36,7 +37,7 @@ class Plausibility:
     low: Floats
     high: Floats
     step: Floats
-    arm: Floats
+    arm: NDArray[np.bool_]
 
     @classmethod
     def of(cls, spec: ActionSpec, trained: Normalization | None = None) -> Plausibility:

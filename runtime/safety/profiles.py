@@ -57,8 +57,8 @@ class StopPlanner:
         if self._planner.calculate(ask, self._result) != self._done:
             return None
         total = float(self._result.duration)
-        curve = self._two_pieces(start_s, state, total) if total < SHORT_S else self._on_grid(start_s, state, total)
-        return _ends_at_rest(curve)
+        made = self._two_pieces if total < SHORT_S else self._on_grid
+        return made(start_s, state, total).at_rest()
 
     def _on_grid(self, start_s: float, state: tuple[Floats, Floats, Floats], total: float) -> Curve:
         count = max(FEWEST, 2 * int(np.ceil(total / GRID_S / 2.0)))
@@ -83,10 +83,3 @@ class StopPlanner:
             if np.all(np.abs(jerks) <= SPARE * self._jerk) or half > 1.0:
                 return of_jerks(start_s, state, np.full(2, half), jerks)
             half *= 1.25
-
-
-def _ends_at_rest(curve: Curve) -> Curve:
-    """Rounding of 1e-16 is no motion: a controller refuses a trajectory whose last velocity is not zero."""
-    velocities, accelerations = curve.velocities.copy(), curve.accelerations.copy()
-    velocities[-1], accelerations[-1] = 0.0, 0.0
-    return Curve(curve.times, curve.positions, velocities, accelerations)

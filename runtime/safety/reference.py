@@ -24,14 +24,14 @@ def path_of(rows: Floats, dt_s: float) -> Curve:
     """
     if len(rows) == 1:
         rows = np.vstack([rows, rows])
-        times = np.array([0.0, dt_s])
+        times: Floats = np.array([0.0, dt_s])
         zero = np.zeros_like(rows)
         return Curve(times, rows, zero, zero)
     padded = np.vstack([2.0 * rows[0] - rows[1], rows, 2.0 * rows[-1] - rows[-2]])
     p = (padded[:-2] + 4.0 * padded[1:-1] + padded[2:]) / 6.0
     v = (padded[2:] - padded[:-2]) / (2.0 * dt_s)
     a = (padded[2:] - 2.0 * padded[1:-1] + padded[:-2]) / dt_s**2
-    times = np.arange(len(rows) + 1) * dt_s
+    times = np.asarray(np.arange(len(rows) + 1) * dt_s, dtype=np.float64)
     return Curve(times, np.vstack([p[0] - dt_s * v[0], p]), np.vstack([v[0], v]), np.vstack([a[0], a]))
 
 

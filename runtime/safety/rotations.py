@@ -12,8 +12,7 @@ from runtime.safety.trajectory import Floats
 
 
 def rotation_of(values: Floats, convention: RotationConvention) -> Floats:
-    """(3, 3). Quaternions are normalised; 6D is the first two columns, made orthonormal; Euler is x, then y, then z about
-    fixed axes.
+    """(3, 3). Quaternions are normalised; 6D is the first two columns, made orthonormal; Euler is about fixed x, y, z.
 
     Raises ValueError for a convention that is none, or a quaternion or column of length zero.
     """
@@ -25,7 +24,7 @@ def rotation_of(values: Floats, convention: RotationConvention) -> Floats:
     if convention is RotationConvention.ROTATION_6D:
         first = _unit(values[:3])
         second = _unit(values[3:] - first * float(first @ values[3:]))
-        return np.column_stack([first, second, np.cross(first, second)])
+        return np.stack([first, second, np.cross(first, second)], axis=1)
     if convention in (RotationConvention.QUATERNION_XYZW, RotationConvention.QUATERNION_WXYZ):
         ordered = values if convention is RotationConvention.QUATERNION_XYZW else np.roll(values, -1)
         x, y, z, w = _unit(ordered)
