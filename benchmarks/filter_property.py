@@ -5,8 +5,8 @@
 
 Episodes of `tests/filter_world.py`: chunks that are smooth, noisy, oscillating, too far, out of reach, not finite,
 denormal, permuted, of another dt, late by 0 to 1000 ms, from the future, out of order; ticks that jitter and pause;
-speed scaling down to 0; messages that take 0 to 18 ms. The receiver is a double of joint_trajectory_controller, sampled at
-500 Hz. Exit 1 if a sample breaks a limit, an arm does not come to rest, or the monitor had to stop the planner.
+speed scaling down to 0; messages that take 0 to 18 ms. The receiver is a double of joint_trajectory_controller, sampled
+at 500 Hz. Exit 1 if a sample breaks a limit, an arm does not come to rest, or the monitor had to stop the planner.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.safety.curve import Curve, of_jerks
+from runtime.safety.curve import NEAR_S, Curve, of_jerks
 from runtime.safety.reference import Reach, gained
 from runtime.safety.trajectory import Floats
 
@@ -35,26 +35,37 @@ def bridge(state: tuple[Floats, Floats, Floats], path: Curve, from_s: float, rat
     Beyond its end the path rests where it ends. None if no duration keeps the limits.
     """
     p0, v0, a0 = state
-    spans = DURATIONS[:, None]
-    wanted = from_s + rate * DURATIONS
+    durations, wanted = _landings(path, from_s, rate)
+    spans = durations[:, None]
     p1, v1, a1 = path.at(wanted)
-    over = (wanted > path.end_s)[:, None]
+    over = (wanted > path.end_s - NEAR_S)[:, None]
     v1, a1 = np.where(over, 0.0, v1 * rate), np.where(over, 0.0, a1 * rate**2)
     place = p1 - (p0 + spans * (v0 + spans * a0 / 2.0))
     speed = (v1 - (v0 + spans * a0)) * spans
     change = (a1 - a0) * spans**2
     jerks = np.einsum("ij,jbd->ibd", _SOLVER, np.stack([place, speed, change])) / spans**3  # (3, durations, D)
-    good = _allowed(state, jerks, reach)
+    good = _allowed(state, jerks, durations, reach)
     if not good.any():
         return None
     best = int(np.argmax(good))
-    return of_jerks(0.0, state, np.full(3, DURATIONS[best] / 3.0), jerks[:, best])
+    return of_jerks(0.0, state, np.full(3, durations[best] / 3.0), jerks[:, best])
 
 
-def _allowed(state: tuple[Floats, Floats, Floats], jerks: Floats, reach: Reach) -> Floats:
+def _landings(path: Curve, from_s: float, rate: float) -> tuple[Floats, Floats]:
+    """Durations, and where on the path they end: never just beside a knot, because a piece would be too short."""
+    durations = np.maximum(DURATIONS, 3.0 * NEAR_S / rate)
+    wanted = from_s + rate * durations
+    k = np.minimum(np.searchsorted(path.times, wanted), len(path.times) - 1)
+    before = path.times[np.maximum(k - 1, 0)]
+    knot = np.where(np.abs(before - wanted) < np.abs(path.times[k] - wanted), before, path.times[k])
+    wanted = np.where(np.abs(knot - wanted) < 1.5 * NEAR_S, knot, wanted)
+    return (wanted - from_s) / rate, wanted
+
+
+def _allowed(state: tuple[Floats, Floats, Floats], jerks: Floats, durations: Floats, reach: Reach) -> Floats:
     """(durations,) bool."""
     good = np.all(np.abs(jerks) <= reach.jerk, axis=(0, 2))
-    h = (DURATIONS / 3.0)[:, None]
+    h = (durations / 3.0)[:, None]
     p, v, a = (np.broadcast_to(x, jerks.shape[1:]) for x in state)
     starts = []
     for jerk in jerks:

@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.safety.trajectory import Floats
 
-NEAR_S = 1e-4  # knots are never nearer: float64 loses the jerk of a shorter piece
+NEAR_S = 1e-3  # knots are never nearer: jerk is 60 times the rounding of a position, by the cube of the piece
 _TICK = 1e-9  # ROS times are whole nanoseconds
 
 

@@ -33,7 +33,8 @@ from runtime.telemetry import StopCause
 
 SLOWER = (1.0, 0.6, 0.3, 0.12)  # of the wanted speed, tried in turn
 _FOLLOW, _JOIN = (0.95, 0.9, 0.85), (0.97, 0.94, 0.94)  # shares of speed, acceleration, jerk: along the path, onto it
-_ON_PATH = (1e-6, 1e-5, 1e-3)  # rad, rad/s, rad/s^2
+_ON_PATH = (1e-12, 1e-10, 1e-7)  # rad, rad/s, rad/s^2
+_SAME_INSTANT_S = 2e-9  # times are rounded to whole nanoseconds
 _SETTLED_RAD = 0.01  # a controller holds its last set-point, and the arm stands so near to it
 
 
@@ -190,7 +191,7 @@ class JointPath:
         if self._last is None:
             return resting(self._rest(situation), now, span)
         curve = self._last.curve
-        if now >= curve.end_s - NEAR_S:
+        if now >= curve.end_s:
             return resting(curve.positions[-1], now, span)
         head = curve.cut(now, min(now + span, curve.end_s))
         if now + span > curve.end_s + NEAR_S:
@@ -221,7 +222,9 @@ class JointPath:
         way = way.moved(start)
         if joined < chunk.path.end_s - NEAR_S:
             after = chunk.path.cut(joined, chunk.path.end_s)
-            way = way.joined(after.slowed(rate, way.end_s, after.start_s))
+            if abs(after.start_s - joined) > _SAME_INSTANT_S:
+                return None  # beside a knot after all
+            way = way.joined(after.slowed(rate, way.end_s, joined))
         return _Plan(chunk, way, rate, head.start_s, progress_s)
 
     def _with_stop(self, head: Curve, plan: _Plan | None) -> _Command | None:
@@ -230,7 +233,10 @@ class JointPath:
         if plan is not None:
             commit = min(head.start_s + self._timing.commit_s, plan.curve.end_s)
             if commit > head.end_s + NEAR_S:
-                whole = head.joined(plan.curve.cut(head.end_s, commit))
+                piece = plan.curve.cut(head.end_s, commit)
+                if abs(piece.start_s - head.end_s) > _SAME_INSTANT_S:
+                    return None
+                whole = head.joined(piece)
                 commit = whole.end_s
         stop = self._stops.stop(commit, (whole.positions[-1], whole.velocities[-1], whole.accelerations[-1]))
         if stop is None:

@@ -21,7 +21,7 @@ from runtime.safety.trajectory import Floats
 INSTALL = 'pip install -e ".[control]" in the DropGate checkout'
 SPARE = 0.95  # share of jerk and acceleration that ruckig may plan with
 GRID_S, FEWEST = 0.02, 16  # of the common grid: longest piece, fewest pieces
-SHORT_S = 0.016  # a shorter stop has too short pieces: it is made of two
+SHORT_S = 0.032  # a shorter stop has too short pieces: it is made of two
 _AT_REST = 1e-9  # rad/s, rad/s^2
 
 
@@ -75,7 +75,7 @@ class StopPlanner:
     def _two_pieces(self, start_s: float, state: tuple[Floats, Floats, Floats], total: float) -> Curve:
         """Two halves of constant jerk that end at rest, lengthened until the jerks are allowed."""
         _, velocity, acceleration = state
-        half = max(total, 0.002) / 2.0
+        half = max(total / 2.0, 0.002)
         while True:
             sum_ = -acceleration / half
             first = -(velocity + 2.0 * half * acceleration) / half**2 - sum_ / 2.0

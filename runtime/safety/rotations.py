@@ -24,7 +24,7 @@ def rotation_of(values: Floats, convention: RotationConvention) -> Floats:
     if convention is RotationConvention.ROTATION_6D:
         first = _unit(values[:3])
         second = _unit(values[3:] - first * float(first @ values[3:]))
-        return np.stack([first, second, np.cross(first, second)], axis=1)
+        return np.array([first, second, np.cross(first, second)], dtype=np.float64).T
     if convention in (RotationConvention.QUATERNION_XYZW, RotationConvention.QUATERNION_WXYZ):
         ordered = values if convention is RotationConvention.QUATERNION_XYZW else np.roll(values, -1)
         x, y, z, w = _unit(ordered)
