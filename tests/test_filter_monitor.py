@@ -27,7 +27,7 @@ def good(speed_of_j1: float = 0.2) -> Played:
     return Played(whole.times, whole.positions, whole.velocities, whole.accelerations)
 
 
-def objection(new: Played, before: Played | None = None, limits=LIMITS, until: float = NOW + 0.001) -> str:
+def objection(new: Played, before: Played | None = None, limits=LIMITS, until: float = NOW) -> str:
     return Monitor(limits, ARM.kinematics).objection(new, before, until)
 
 
