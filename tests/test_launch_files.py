@@ -171,7 +171,7 @@ def test_limits_are_accepted_by_the_code_that_enforces_them(robot: Path) -> None
     assert len(joints.names) == (7 if robot.stem in ("fr3", "libero_panda") else 6)
     assert max(np.abs([*joints.low, *joints.high])) < 2 * np.pi
     given = {name.removeprefix("limits.") for name in parameters(robot) if name.startswith("limits.")}
-    assert given == {*CARTESIAN, "joint_low", "joint_high", "joint_velocity", "joint_acceleration"}
+    assert given == {*CARTESIAN, "joint_low", "joint_high", "joint_velocity", "joint_acceleration", "joint_jerk"}
     assert cartesian.linear_m_s**2 / (2 * cartesian.linear_m_s2) < 0.04, "a stop from full speed is short [m]"
 
 
