@@ -99,7 +99,7 @@ def test_a_chunk_that_leaves_the_workspace_is_used_up_to_there():
 def test_a_range_that_is_left_ends_the_chunk_before():
     cell = Cell(ARM, SPEC)
     values = np.tile(ARM.home, (50, 1))
-    values[:, 5] = ARM.home[5] + np.linspace(0, 2.5, 50)
+    values[:, 6] = ARM.home[6] + np.linspace(0, 2.5, 50)
     admitted = cell.filter.admit(ActionChunk(values.astype(np.float32), cell.now, 0.05, SPEC.names), cell.situation())
-    assert "takes j6 to" in admitted.ended_by
+    assert "takes j7 to" in admitted.ended_by
     assert np.all(admitted.rows <= np.array(ARM.limits.high))
