@@ -190,7 +190,8 @@ class Cell:
         self.factor, end = factor, self.played + span * factor
         if self.arriving is not None:
             at, command, sent = self.arriving
-            self.pending.append((int(np.ceil(at / STEP - 1e-9)), command, sent))
+            first = self.pending[-1][0] if self.pending else 0  # messages do not overtake each other
+            self.pending.append((max(first, int(np.ceil(at / STEP - 1e-9))), command, sent))
             self.arriving = None
         while self.pending and self.pending[0][0] * STEP <= end:
             at, command, sent = self.pending.pop(0)

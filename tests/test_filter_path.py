@@ -82,9 +82,8 @@ def test_no_bridge_where_the_limits_forbid_every_one():
 
 def test_a_chunk_that_leaves_the_workspace_is_used_up_to_there():
     """The tool is led through the side of its box by the first joint."""
-    cell = Cell(ARM, SPEC)
     t = np.arange(1, 51)[:, None] * 0.05
-    values = ARM.home + np.eye(7)[0] * 0.5 * t
+    values = ARM.home + np.eye(7)[0] * 0.9 * t
     values[:, 0] = np.minimum(values[:, 0], 1.6)
     far = Cell(ARM, joint_spec(ARM, 80))
     long = np.vstack([values, np.repeat(values[-1:], 30, axis=0)]).astype(np.float32)
@@ -93,7 +92,6 @@ def test_a_chunk_that_leaves_the_workspace_is_used_up_to_there():
     assert 0 < len(admitted.rows) < 80
     reached = ARM.kinematics.places(admitted.rows).tcp
     assert np.all(reached[:, 0] >= ARM.limits.tool.workspace_low[0])
-    assert cell.filter.trips == 0
 
 
 def test_a_range_that_is_left_ends_the_chunk_before():

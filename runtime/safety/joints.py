@@ -160,7 +160,7 @@ class JointPath:
             if not away.max() <= self._limits.max_start_jump_rad:
                 joint = int(away.argmax())
                 return f"{self.names[joint]} is commanded {away[joint]:.3f} away from where it is measured"
-        until = min(self._time(situation) + self._timing.splice_s - NEAR_S, command.curve.end_s)
+        until = min(self._time(situation) + self._timing.splice_s, command.curve.end_s)
         return self._monitor.objection(command.played, None if before is None else before.played, until)
 
     def commanded(self, motion: Motion, now_s: float) -> None:
@@ -187,7 +187,7 @@ class JointPath:
 
     def _head(self, situation: Situation) -> Curve:
         """What is played until the splice: the last command, or rest."""
-        now, span = self._time(situation), self._timing.splice_s
+        now, span = self._time(situation), self._timing.splice_s + NEAR_S  # its end may be snapped to a knot before
         if self._last is None:
             return resting(self._rest(situation), now, span)
         curve = self._last.curve
@@ -231,7 +231,7 @@ class JointPath:
         """Head, committed part, stop; None if that leaves the range or the tool's limits."""
         whole, commit = head, head.end_s
         if plan is not None:
-            commit = min(head.start_s + self._timing.commit_s, plan.curve.end_s)
+            commit = min(max(head.end_s, head.start_s + self._timing.commit_s), plan.curve.end_s)
             if commit > head.end_s + NEAR_S:
                 piece = plan.curve.cut(head.end_s, commit)
                 if abs(piece.start_s - head.end_s) > _SAME_INSTANT_S:
