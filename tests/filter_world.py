@@ -91,9 +91,12 @@ class Record:
     counts: Counter = field(default_factory=Counter)
 
     def curve(self) -> list[np.ndarray]:
-        """Position, velocity, acceleration, and the change of acceleration from period to period."""
-        p, v, a = (np.concatenate([tick[k] for tick in self.samples]) for k in range(3))
-        return [p, v, a, np.diff(a, axis=0, prepend=0.0 * a[:1]) / STEP]
+        """What the drives get, 500 positions a second, and their first, second and third differences over time."""
+        found = [np.concatenate([tick[0] for tick in self.samples])]
+        for _ in range(3):
+            first = self.arm.home[None] if len(found) == 1 else 0.0 * found[-1][:1]
+            found.append(np.diff(found[-1], axis=0, prepend=first) / STEP)
+        return found
 
     def breaches(self) -> Counter:
         """Samples beyond each limit; `worst` are ratios to them."""
