@@ -90,7 +90,7 @@ def limits(robot: Path) -> tuple[CartesianLimits, JointLimits]:
     """Both kinds, built by the code that the controller builds them with."""
     found = parameters(robot)
     arm = found["joints.names"][: len(found["limits.joint_low"])]
-    joints = {name: found[f"limits.joint_{name}"] for name in ("low", "high", "velocity", "acceleration")}
+    joints = {name: found[f"limits.joint_{name}"] for name in ("low", "high", "velocity", "acceleration", "jerk")}
     cartesian = CartesianLimits(**{name: found[f"limits.{name}"] for name in CARTESIAN})
     return cartesian, JointLimits(tuple(arm), **joints, max_start_jump_rad=found["limits.max_start_jump_rad"])
 
@@ -177,7 +177,7 @@ def test_limits_are_accepted_by_the_code_that_enforces_them(robot: Path) -> None
     assert len(joints.names) == (7 if robot.stem in ("fr3", "libero_panda") else 6)
     assert max(np.abs([*joints.low, *joints.high])) < 2 * np.pi
     given = {name.removeprefix("limits.") for name in parameters(robot) if name.startswith("limits.")}
-    assert given == {*CARTESIAN, "joint_low", "joint_high", "joint_velocity", "joint_acceleration"}
+    assert given == {*CARTESIAN, "joint_low", "joint_high", "joint_velocity", "joint_acceleration", "joint_jerk"}
     assert cartesian.linear_m_s**2 / (2 * cartesian.linear_m_s2) < 0.04, "a stop from full speed is short [m]"
 
 

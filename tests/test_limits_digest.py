@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import ContractError
-from runtime.safety.limits import CartesianLimits, JointLimits, Timing, limits_digest, station_limits
+from runtime.safety.limits import TOOL_DEFAULTS, CartesianLimits, JointLimits, Timing, limits_digest, station_limits
 
 CARTESIAN: dict[str, Any] = {
     "linear_m_s": 1, "angular_rad_s": 2.0, "linear_m_s2": 3, "angular_rad_s2": 4.0, "max_start_jump_m": 0.1,
@@ -17,7 +17,7 @@ CARTESIAN: dict[str, Any] = {
 }  # fmt: skip
 JOINTS: dict[str, Any] = {
     "joint_low": [-1, -2], "joint_high": [1, 2], "joint_velocity": [1, 1], "joint_acceleration": [2, 2],
-    "max_start_jump_rad": 0.2,
+    "joint_jerk": [9, 9.0], "max_start_jump_rad": 0.2, **TOOL_DEFAULTS,
 }  # fmt: skip
 NAMES = ("a", "b", "finger")
 
@@ -27,7 +27,7 @@ def limits(interface: str, **changes: Any) -> CartesianLimits | JointLimits:
 
 
 def test_a_number_is_the_same_limit_with_and_without_a_point() -> None:
-    floats = {name: [float(v) for v in value] if isinstance(value, list) else float(value) for name, value in
+    floats = {name: [float(v) for v in value] if isinstance(value, (list, tuple)) else float(value) for name, value in
               {**CARTESIAN, **JOINTS}.items()}  # fmt: skip
     for interface in ("twist", "joint_trajectory"):
         assert limits_digest(limits(interface)) == limits_digest(limits(interface, **floats))
@@ -41,6 +41,8 @@ def test_every_limit_counts(interface: str) -> None:
         value = getattr(known, field.name)
         if field.name == "names":
             changed: Any = ("b", "a")
+        elif field.name == "tool":
+            changed = replace(value, linear_m_s=0.5)
         else:
             changed = tuple(0.9 * v - 0.01 for v in value) if isinstance(value, tuple) else 0.5 * value
         digests.add(limits_digest(replace(known, **{field.name: changed})))
@@ -61,4 +63,4 @@ def test_limits_that_are_missing_or_of_too_few_joints_are_named() -> None:
     with pytest.raises(KeyError, match="linear_m_s"):
         station_limits("twist", {}.__getitem__, NAMES)
     with pytest.raises(ContractError, match="joint_low has 2 numbers, the robot has 1 joints"):
-        station_limits("joint_trajectory", JOINTS.__getitem__, ("a",))
+        station_limits("joint_trajectory", {**CARTESIAN, **JOINTS}.__getitem__, ("a",))

@@ -49,7 +49,7 @@ def assemble(node: Node, wall: Clock) -> Loaded:
     gatekeeper = Gatekeeper(artifact, station)
     gatekeeper.before_loading()
     policy = artifact.manifest.policy
-    filter_ = SafetyFilter(policy.action, station.limits, station.timing)
+    filter_ = SafetyFilter(policy.action, station.limits, station.timing, parameters.kinematics(node, station))
     needs_tcp = station.kind is CommandKind.TWIST
     state = StateMap(station.state, policy.observation)
     buffer = ObservationBuffer(policy.observation, state, station.joint_names, needs_tcp)

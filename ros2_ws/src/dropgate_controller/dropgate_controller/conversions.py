@@ -111,15 +111,18 @@ def twist_from(command: SafeTrajectory, frame: str) -> TwistStamped:
 
 
 def joint_trajectory_from(command: SafeTrajectory) -> JointTrajectory:
-    """What joint_trajectory_controller takes: positions and velocities, at rest at the end."""
-    if command.positions is None:
+    """What joint_trajectory_controller takes: positions, velocities and accelerations, at rest at the end."""
+    if command.positions is None or command.accelerations is None:
         raise ConversionError("a twist cannot be sent as a joint trajectory")
     message = JointTrajectory(joint_names=list(command.names))
     message.header.stamp = stamp_of(command.start_s)
-    for time_s, position, velocity in zip(
-        command.times_s[1:], command.positions[1:], command.velocities[1:], strict=True
-    ):
-        point = JointTrajectoryPoint(positions=position.tolist(), velocities=velocity.tolist())
+    later = zip(
+        command.times_s[1:], command.positions[1:], command.velocities[1:], command.accelerations[1:], strict=True
+    )
+    for time_s, position, velocity, acceleration in later:
+        point = JointTrajectoryPoint(
+            positions=position.tolist(), velocities=velocity.tolist(), accelerations=acceleration.tolist()
+        )
         whole = stamp_of(float(time_s))
         point.time_from_start.sec, point.time_from_start.nanosec = whole.sec, whole.nanosec
         message.points.append(point)

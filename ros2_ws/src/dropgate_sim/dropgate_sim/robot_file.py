@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import ContractError
-from runtime.safety.limits import Timing, limits_digest, station_limits
+from runtime.safety.limits import TOOL_DEFAULTS, Timing, limits_digest, station_limits
 
 CONTROLLER, LIMITS = "dropgate_controller", "limits."
 SHARE = "dropgate_bringup"
@@ -55,7 +55,7 @@ def find_robot_file(name: str) -> RobotFile:
 def _limits(path: Path, interface: str, parameters: Mapping[str, Any]) -> str:
     given = {name.removeprefix(LIMITS): value for name, value in parameters.items() if name.startswith(LIMITS)}
     try:
-        limits = station_limits(interface, given.__getitem__, parameters.get("joints.names", ()))
+        limits = station_limits(interface, (TOOL_DEFAULTS | given).__getitem__, parameters.get("joints.names", ()))
         timing = Timing(**{name: float(given[name]) for name in Timing.__dataclass_fields__ if name in given})
     except KeyError as error:
         raise NoRobotFile(f"{path}: {LIMITS}{error.args[0]} of node {CONTROLLER} is not there") from None
