@@ -2,13 +2,15 @@
 """Controller and guard for one robot: `ros2 launch dropgate_bringup controller.launch.py robot:=ur5e artifact:=FOLDER`.
 
 The controller is configured (it verifies and loads the artifact) and then activated; it moves nothing before somebody
-arms it and gives it a task, and nothing at all in shadow mode. The robot's driver is started apart.
+arms it and gives it a task, and nothing at all in shadow mode. The robot's driver is started apart; with
+`use_mock:=true` a simulated arm (`dropgate_sim`) with the same joints and topics below /dropgate_sim takes its place.
 """
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, RegisterEventHandler, Shutdown
+from launch.conditions import IfCondition
 from launch.events import matches_action
-from launch.substitutions import LaunchConfiguration, NotSubstitution, ThisLaunchFileDir
+from launch.substitutions import Command, IfElseSubstitution, LaunchConfiguration, NotSubstitution, ThisLaunchFileDir
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.descriptions import ParameterFile, ParameterValue
 from launch_ros.event_handlers import OnStateTransition
@@ -17,7 +19,7 @@ from lifecycle_msgs.msg import Transition
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments, the two processes, and the two transitions of the controller."""
+    """Arguments, the two processes (three with a mock), and the two transitions of the controller."""
     arguments = [
         DeclareLaunchArgument("robot", description="parameter file, by its name in config/ without .yaml"),
         DeclareLaunchArgument("artifact", description="folder of a sealed artifact"),
@@ -26,16 +28,29 @@ def generate_launch_description() -> LaunchDescription:
             "require_regression", default_value="true", description="motion only after a passed simulation regression"
         ),
         DeclareLaunchArgument(
+            "use_mock", default_value="false", description="true: a simulated arm instead of a driver"
+        ),
+        DeclareLaunchArgument(
             "lockstep", default_value="false", description="true: under a simulation whose time waits for commands"
         ),
     ]
-    station = ParameterFile([ThisLaunchFileDir(), "/config/", LaunchConfiguration("robot"), ".yaml"])
+    robot_file = [ThisLaunchFileDir(), "/config/", LaunchConfiguration("robot"), ".yaml"]
+    mock_file = Command(["python3 -m dropgate_sim.mock_file ", *robot_file])  # only asked for if there is a mock
+    station = ParameterFile(IfElseSubstitution(LaunchConfiguration("use_mock"), mock_file, robot_file))
     deployment = {
         "artifact": ParameterValue(LaunchConfiguration("artifact"), value_type=str),
         "enable_motion": ParameterValue(NotSubstitution(LaunchConfiguration("shadow")), value_type=bool),
         "require_regression": ParameterValue(LaunchConfiguration("require_regression"), value_type=bool),
         "lockstep": ParameterValue(LaunchConfiguration("lockstep"), value_type=bool),
     }
+    mock = Node(
+        package="dropgate_sim",
+        executable="sim_arm_node",
+        name="sim_arm",
+        parameters=[station],
+        output="screen",
+        condition=IfCondition(LaunchConfiguration("use_mock")),
+    )
     guard = Node(
         package="dropgate_controller",
         executable="guard_node",
@@ -65,4 +80,4 @@ def generate_launch_description() -> LaunchDescription:
         )
     )
     configure = request(Transition.TRANSITION_CONFIGURE)
-    return LaunchDescription([*arguments, guard, activate_once_configured, controller, configure])
+    return LaunchDescription([*arguments, mock, guard, activate_once_configured, controller, configure])
