@@ -69,8 +69,8 @@ def check_robot(path: Path) -> RobotReport:
 
 def _missing(file: RobotFile) -> Iterator[str]:
     """Sections and values that must be there, with their kinds."""
-    for section, found in ((CONTROLLER, file.controller), (GUARD, file.guard), (FACTS, file.facts)):
-        if not found:
+    for section, given in ((CONTROLLER, file.controller), (GUARD, file.guard), (FACTS, file.facts)):
+        if not given:
             yield f"section {section} is missing, expected {section}: ros__parameters: ..."
     wanted: tuple[tuple[str, Mapping[str, Any], tuple[str, ...], type], ...] = (
         (CONTROLLER, file.controller, TEXTS, str), (CONTROLLER, file.controller, NUMBERS, float),
