@@ -67,6 +67,7 @@ DEFAULTS: dict[str, tuple[Any, str]] = {
     "enable_topic": ("/enable", "std_msgs/Bool"),
     "hold_enable": (False, "play the operator who holds the enabling input"),
     "publish_clock": (False, "/clock from the arm's time; clock_offset_s shifts it"),
+    "real_time_factor": (1.0, "below 1: slow motion, then with publish_clock; for machines that are busy"),
     "jtc.interpolate_from_desired_state": (True, "as the controller's parameter"),
     "jtc.allow_trajectory_replacement": (False, "as the controller's parameter (master only)"),
     "jtc.cmd_timeout": (0.0, "as the controller's parameter [s]"),
@@ -88,6 +89,7 @@ class SimArmNode(Node):
         self.declare_parameter("fault", "none", ParameterDescriptor(description=", ".join(FAULTS)))
         self.declare_parameter("clock_offset_s", 0.0)
         self.clock_offset_ns = 0
+        self._wall_ns = self._start_ns = time.time_ns()
         self.driver = self._build()
         self._cameras = [topic for topic in self._given["cameras"] if topic]
         self.streams = ArmStreams(
@@ -110,8 +112,12 @@ class SimArmNode(Node):
             executor.spin_once(timeout_sec=WAIT_S)
             until = time.time_ns()
             _drain(executor)
-            self.driver.advance(until)
+            self.driver.advance(self._arm_ns(until))
             self._publish()
+
+    def _arm_ns(self, wall_ns: int) -> int:
+        """The arm's time at an instant of the machine's."""
+        return self._start_ns + round((wall_ns - self._wall_ns) * self._given["real_time_factor"])
 
     def inject(self, fault: str) -> None:
         """From now on, instead of the fault before; `none` is a healthy arm. Raises ValueError for other words."""
@@ -134,7 +140,7 @@ class SimArmNode(Node):
             cmd_timeout_s=given["jtc.cmd_timeout"],
         )
         controller = JointTrajectoryController(model.joints, settings)
-        return ArmDriver(MujocoArm(model), controller, time.time_ns(), Scaling(given["scaling"]))
+        return ArmDriver(MujocoArm(model), controller, self._start_ns, Scaling(given["scaling"]))
 
     def _advertise(self) -> None:
         given, sensor = self._given, qos_profile_sensor_data
@@ -159,7 +165,7 @@ class SimArmNode(Node):
     def _publish(self) -> None:
         driver = self.driver
         stamp_ns = driver.now_ns + self.clock_offset_ns
-        if self._clock_out is not None and self._is_due("clock", 200.0):
+        if self._clock_out is not None:
             self._clock_out.publish(clock_message(stamp_ns))
         if self._is_due("joints", self._given["joints_hz"]):
             report = self.streams.joints(driver.arm.positions, driver.arm.velocities)
@@ -183,7 +189,7 @@ class SimArmNode(Node):
     def _on_trajectory(self, message: JointTrajectory, info: Any) -> None:
         trajectory = trajectory_of(message, self.clock_offset_ns)
         received_ns = info.get("received_timestamp", 0) if isinstance(info, dict) else info.received_timestamp
-        self.driver.at(received_ns or time.time_ns(), lambda: self._command(trajectory))
+        self.driver.at(self._arm_ns(received_ns or time.time_ns()), lambda: self._command(trajectory))
 
     def _command(self, trajectory: Any) -> None:
         refused = self.driver.refused
