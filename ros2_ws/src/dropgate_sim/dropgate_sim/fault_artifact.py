@@ -104,7 +104,10 @@ def _still(spec: PolicySpec) -> bytes:
         for tensors in (spec.graph.inputs, spec.graph.outputs)
     )
     shape = np.array([1, HORIZON, len(spec.action.names)], dtype=np.int64)
-    constants = [numpy_helper.from_array(np.array([1], dtype=np.int64), "axis"), numpy_helper.from_array(shape, "shape")]
+    constants = [
+        numpy_helper.from_array(np.array([1], dtype=np.int64), "axis"),
+        numpy_helper.from_array(shape, "shape"),
+    ]
     nodes = [
         helper.make_node("Unsqueeze", ["state", "axis"], ["row"]),
         helper.make_node("Expand", ["row", "shape"], [spec.graph.outputs[0].name]),
