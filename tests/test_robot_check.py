@@ -54,6 +54,7 @@ CONTRADICTIONS = {
     "nobody holds": (r"(?<=joint_states\n)    require_enable: true", "    require_enable: false", "enabling input"),
     "no source": (r"      joint_velocity: \"the same file\"\n", "", "joint_velocity has no source"),
     "jerk forgotten": (r"      # CELL joint_jerk: .*\n", "", "sheet.joint_jerk is missing"),
+    "deaf guard": (r"      program_topic: \"\"", "      program_topic: /running", "watches ''"),
     "unknown adapter": (r"adapter: generic", "adapter: magic", "driver.adapter is 'magic'"),
     "unknown joint": (r"joint\.lbr_A7", "joint.lbr_A8", "joint.lbr_A8, which is not among"),
     "unknown state": (r"joint\.lbr_A7", "tcp.w", "state reads 'tcp.w'"),

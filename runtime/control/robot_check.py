@@ -147,6 +147,9 @@ def _wiring(file: RobotFile) -> Iterator[str]:
     for name in ("command.topic", "joints.topic"):
         if guard[name] != given[name]:
             yield f"{GUARD} watches {name} {guard[name]}, {CONTROLLER} uses {given[name]}"
+    for name in ("driver.program_topic", "driver.scaling_topic"):
+        if facts.get(name, "") != guard.get(name, ""):
+            yield f"the driver's {name} is {facts.get(name, '')!r}, but {GUARD} watches {guard.get(name, '')!r}"
     if given.get("require_enable") is not True or guard.get("require_enable") is not True:
         yield "require_enable is not true in both sections: somebody must hold an enabling input while a real arm moves"
     if facts["driver.adapter"] not in ADAPTERS:

@@ -103,6 +103,9 @@ _NUMBERS: dict[str, tuple[float, float, float, str]] = {
     "max_pause_s": (2.0, 0.1, 60.0, "waiting for a chunk, longer is a fault [s]"),
     "max_clock_step_s": (0.5, 0.05, 5.0, "larger steps of the clock are a fault [s]"),
     "max_duration_s": (120.0, 1.0, 3600.0, "of a task that names none [s]"),
+    "follow_rad": (0.05, 0.001, 1.0, "distance of a joint from its command that may last [rad]"),
+    "follow_lag_s": (0.15, 0.0, 0.5, "how far behind its commands an arm may run [s]"),
+    "follow_patience_s": (0.1, 0.0, 1.0, "how long such a distance may last [s]"),
     "worker.start_timeout_s": (120.0, 1.0, 1800.0, "verify, load and warm up [s]"),
     "worker.request_timeout_s": (1.0, 0.05, 60.0, "of one inference; then the worker is killed [s]"),
     "limits.max_chunk_age_s": (0.5, 0.05, 2.0, "from observation to use [s]"),
@@ -172,6 +175,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
             name: _value(node, name)
             for name in (
                 "ramp_in_s", "late_speed", "permit_timeout_s", "max_pause_s", "max_clock_step_s", "max_duration_s",
+                "follow_rad", "follow_lag_s", "follow_patience_s",
             )
         },
     )  # fmt: skip

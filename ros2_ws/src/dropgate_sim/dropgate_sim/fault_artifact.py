@@ -39,7 +39,7 @@ from runtime.contract.spec import ImageSpec, ObservationSpec, PromptSpec, StateS
 from runtime.contract.write import ArtifactFile, extend_artifact, write_artifact
 
 TASK = "sweep"
-SIZE, HORIZON, DT_S = 16, 16, 0.05
+SIZE, HORIZON, EXECUTE_ROWS, DT_S = 16, 16, 8, 0.05
 IMAGE_AGE_S, STATE_AGE_S = 0.25, 0.15  # of the suite's policy: what its observations may be old
 
 
@@ -135,10 +135,16 @@ def parameters(robot_file: Path, artifact: Path, python: Path, pace: float) -> d
     controller |= {
         "artifact": str(artifact), "enable_motion": True, "require_regression": False, "use_sim_time": True,
         "state": [f"joint.{name}" for name in joints], "tick_hz": 50.0 * pace, "ramp_in_s": 0.3,
-        "permit_timeout_s": 0.2 / pace, "max_pause_s": 0.6 / pace, "lead_s": 0.2,
+        "permit_timeout_s": 0.2 / pace, "max_pause_s": 0.6 / pace, "lead_s": 0.2, "execute_rows": EXECUTE_ROWS,
         "worker": {"python": str(python), "threads": 1, "request_timeout_s": 0.5 / pace, "start_timeout_s": 120.0},
     }  # fmt: skip
-    guard |= {"heartbeat_s": 0.3 / pace, "joints_s": 0.5 / pace, "enable_s": 0.2 / pace, "use_sim_time": True}
+    guard |= {
+        "heartbeat_s": 0.3 / pace,
+        "joints_s": 0.5 / pace,
+        "enable_s": 0.2 / pace,
+        "scaling_s": 0.5 / pace,
+        "use_sim_time": True,
+    }
     arm |= {
         "hold_enable": False, "publish_clock": True, "real_time_factor": pace, "image_height": SIZE,
         "image_width": SIZE, "joints_hz": 100.0,

@@ -16,12 +16,13 @@ from typing import Any
 from trajectory_msgs.msg import JointTrajectory
 
 from dropgate_sim.arm_streams import DELAY_S
-from dropgate_sim.fault_artifact import DT_S, HORIZON, IMAGE_AGE_S, STATE_AGE_S
+from dropgate_sim.fault_artifact import DT_S, EXECUTE_ROWS, IMAGE_AGE_S, STATE_AGE_S
 from dropgate_sim.fault_station import FaultStation
 
 Act = Callable[[FaultStation], Any]
 SLOW_S = 0.15  # status and heartbeats travel at 10 to 20 Hz, and pictures at 30
-CHUNK_S = HORIZON * DT_S  # what was admitted before may still be executed
+STRETCH = 4.0  # limits.max_time_scale: a chunk may be slowed so much, and lasts so much longer
+CHUNK_S = EXECUTE_ROWS * DT_S * STRETCH  # what was admitted before may still be executed
 PERMIT_S, PAUSE_S, ANSWER_S = 0.2, 0.6, 0.5  # fault_artifact.parameters
 
 
@@ -52,6 +53,7 @@ def _stream(fault: str) -> Act:
 
 def _healthy(cell: FaultStation) -> None:
     cell.arm.inject("none")
+    cell.arm.tells_driver_state = True
 
 
 def _script(words: str) -> Act:
@@ -107,6 +109,14 @@ def _bounce(cell: FaultStation) -> None:
     cell.operator.holding = True
 
 
+def _unseen(fault: str) -> Act:
+    def make(cell: FaultStation) -> None:
+        cell.arm.tells_driver_state = False
+        cell.arm.inject(fault)
+
+    return make
+
+
 def _clock(step_s: float) -> Act:
     def step(cell: FaultStation) -> None:
         cell.arm.clock_offset_ns += int(step_s * 1e9)
@@ -132,13 +142,13 @@ CASES: tuple[FaultCase, ...] = (
     FaultCase("worker SIGSTOP", _worker(signal.SIGSTOP), ("worker_timeout",), CHUNK_S + ANSWER_S + SLOW_S),
     FaultCase("worker SIGKILL", _worker(signal.SIGKILL), ("worker_died",), SLOW_S, quick=True),
     FaultCase("worker garbage", _script("garbage"), ("worker_died", "policy_error"), CHUNK_S + SLOW_S, _sweep),
-    FaultCase("policy fails", _script("raise"), ("policy_error",), 2 * CHUNK_S + PAUSE_S, _sweep),
+    FaultCase("policy fails", _script("raise"), ("policy_error",), CHUNK_S + PAUSE_S + ANSWER_S, _sweep),
     FaultCase("NaN chunk", _script("nan"), ("worker_died", "policy_error"), CHUNK_S + SLOW_S, _sweep, quick=True),
-    FaultCase("chunk far away", _script("far"), ("chunk_rejected",), 2 * CHUNK_S + PAUSE_S, _sweep),
-    FaultCase("chunk outside", _script("outside"), ("chunk_rejected",), 2 * CHUNK_S + PAUSE_S, _sweep),
-    FaultCase("chunk oscillates", _script("oscillate"), ("chunk_rejected",), 2 * CHUNK_S + PAUSE_S, _sweep),
+    FaultCase("chunk far away", _script("far"), ("chunk_rejected",), CHUNK_S + PAUSE_S + ANSWER_S, _sweep),
+    FaultCase("chunk outside", _script("outside"), ("chunk_rejected",), CHUNK_S + PAUSE_S + ANSWER_S, _sweep),
+    FaultCase("chunk oscillates", _script("oscillate"), ("chunk_rejected",), CHUNK_S + PAUSE_S + ANSWER_S, _sweep),
     FaultCase("chunk late", _script("late 0.45"), ("chunk_late", "chunk_rejected", "worker_timeout"),
-              2 * CHUNK_S + PAUSE_S + ANSWER_S, _sweep, note="the delay is in wall time: shorter at a slow pace"),
+              CHUNK_S + PAUSE_S + 2 * ANSWER_S, _sweep, note="the delay is in wall time: shorter at a slow pace"),
     FaultCase("chunk of another time", _script("stale"), ("chunk_late", "worker_died", "policy_error"),
               CHUNK_S + PAUSE_S + ANSWER_S, _sweep),
     FaultCase("controller SIGSTOP", _signal("controller", signal.SIGSTOP), undo=_again("controller")),
@@ -152,9 +162,10 @@ CASES: tuple[FaultCase, ...] = (
     FaultCase("clock steps ahead", _clock(3.0), ("clock_jump", "observation_stale"), SLOW_S, _clock(0.0)),
     FaultCase("clock steps back", _clock(-3.0), ("clock_jump", "observation_stale", "observation_invalid"), SLOW_S,
               _clock(3.0)),
-    FaultCase("protective stop", _stream("protective_stop"), ("chunk_rejected", "not_following", "driver_stopped"), 0.6,
-              _healthy, note="seen by the distance between command and arm: no driver's safety mode is read yet"),
-    FaultCase("program stop", _stream("program_stop"), ("chunk_rejected", "not_following", "driver_stopped"), 0.6,
-              _healthy, note="as above"),
+    FaultCase("protective stop", _stream("protective_stop"), ("permit_lost", "not_following"), 0.1 + SLOW_S, _healthy,
+              quick=True),
+    FaultCase("program stop", _stream("program_stop"), ("permit_lost", "not_following"), 0.1 + SLOW_S, _healthy),
+    FaultCase("protective stop unseen", _unseen("protective_stop"), ("not_following",), 0.6, _healthy,
+              note="the driver does not tell: only the distance between command and arm does"),
     FaultCase("stop called", lambda cell: cell.operator.stop(), ("stop_requested",), SLOW_S),
 )  # fmt: skip

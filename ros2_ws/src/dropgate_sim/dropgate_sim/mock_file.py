@@ -19,6 +19,7 @@ import yaml
 from dropgate_sim.arm_models import PANDA, UR5E, ArmModel
 
 SIMULATED = "/dropgate_sim"
+PROGRAM, SPEED = "/sim_arm/robot_program_running", "/sim_arm/speed_scaling"  # as UR's driver has them
 HOME_MARGIN_RAD = 0.3
 
 
@@ -45,6 +46,7 @@ def mock_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
         "gripper": {**controller["gripper"], "topic": gripper},
     }
     guard["command.topic"] = command
+    guard |= {"driver.program_topic": PROGRAM, "driver.scaling_topic": SPEED}
     arm = {
         "model": "panda" if len(low) == 7 else "ur5e",
         "command_topic": command,
@@ -56,8 +58,8 @@ def mock_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
         "tcp_topic": controller["tcp"]["topic"],
         "tcp_frame": controller["tcp"]["frame"],
         "cameras": [camera["topic"] for camera in controller["cameras"].values()],
-        "scaling_topic": facts["driver"].get("scaling_topic") or "~/speed_scaling",
-        "program_topic": facts["driver"].get("program_topic") or "~/robot_program_running",
+        "scaling_topic": SPEED,
+        "program_topic": PROGRAM,
         "hold_enable": True,
     }
     named = {"dropgate_controller": controller, "dropgate_guard": guard, "sim_arm": arm}

@@ -26,7 +26,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64, UInt8
@@ -43,6 +43,7 @@ from dropgate_sim.ros_time import clock as clock_message
 
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 ALL = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+KEPT = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 WAIT_S = 0.004
 CAMERA_HZ, STATE_HZ, ENABLE_HZ = 30.0, 50.0, 20.0
 SAFETY = {
@@ -88,7 +89,7 @@ class SimArmNode(Node):
             self._given[name] = self.declare_parameter(name, [0.0]).value
         self.declare_parameter("fault", "none", ParameterDescriptor(description=", ".join(FAULTS)))
         self.declare_parameter("clock_offset_s", 0.0)
-        self.clock_offset_ns = 0
+        self.clock_offset_ns, self.tells_driver_state = 0, True
         self._wall_ns = self._start_ns = time.time_ns()
         self.driver = self._build()
         self._cameras = [topic for topic in self._given["cameras"] if topic]
@@ -149,7 +150,7 @@ class SimArmNode(Node):
         self._images_out = {topic: self.create_publisher(Image, topic, sensor) for topic in self._cameras}
         self._state_out = self.create_publisher(JointTrajectory, "~/controller_state", sensor)
         self._scaling_out = self.create_publisher(Float64, given["scaling_topic"], NEWEST)
-        self._program_out = self.create_publisher(Bool, given["program_topic"], NEWEST)
+        self._program_out = self.create_publisher(Bool, given["program_topic"], KEPT)
         self._safety_out = self.create_publisher(UInt8, "~/safety_mode", NEWEST)
         self._enable_out = self.create_publisher(Bool, given["enable_topic"], NEWEST)
         self._clock_out = self.create_publisher(Clock, "/clock", NEWEST) if given["publish_clock"] else None
@@ -180,8 +181,9 @@ class SimArmNode(Node):
         if self._is_due("state", STATE_HZ):
             reference, arm = driver.controller.desired, driver.arm
             self._state_out.publish(state_message(arm.names, reference, arm.positions, arm.velocities, stamp_ns))
-            self._scaling_out.publish(Float64(data=100.0 * driver.scaling_factor))
-            self._program_out.publish(Bool(data=driver.active))
+            tells = self.tells_driver_state
+            self._scaling_out.publish(Float64(data=100.0 * (driver.scaling_factor if tells else driver.factor)))
+            self._program_out.publish(Bool(data=driver.active or not tells))
             self._safety_out.publish(UInt8(data=driver.mode.value))
         if self.hold_enable and self._is_due("enable", ENABLE_HZ):
             self._enable_out.publish(Bool(data=True))
