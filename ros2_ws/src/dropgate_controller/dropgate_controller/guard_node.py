@@ -21,7 +21,7 @@ KEPT = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=Du
 
 
 class GuardNode(Node):
-    """In: the controller's status, joint states, enabling input, driver's state. Out: `~/permit` at 20 Hz, diagnostics."""
+    """In: controller's status, joint states, enabling input, driver's state. Out: `~/permit` at 20 Hz, diagnostics."""
 
     def __init__(self) -> None:
         super().__init__("dropgate_guard")
