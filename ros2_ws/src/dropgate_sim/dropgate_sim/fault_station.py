@@ -23,6 +23,7 @@ from dropgate_sim.fault_artifact import TASK, cameras_of, parameters, scripted_a
 from dropgate_sim.fault_verdict import Bounds
 from dropgate_sim.motion_record import Allowed
 from dropgate_sim.operator_node import GaveUp, OperatorNode
+from dropgate_sim.processes import RUN_MODULE
 from dropgate_sim.scripted_policy import write_launcher
 from dropgate_sim.sim_arm_node import SimArmNode
 
@@ -111,7 +112,8 @@ class FaultStation:
 
     def launch(self, name: str) -> None:
         """Start (again) the controller or the guard."""
-        command = [sys.executable, "-m", NODES[name], "--ros-args", "--params-file", str(self._file)]
+        node = [NODES[name], "--ros-args", "--params-file", str(self._file)]
+        command = [sys.executable, "-c", RUN_MODULE, str(os.getpid()), *node]  # it ends with this process
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(

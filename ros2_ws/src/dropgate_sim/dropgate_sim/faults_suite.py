@@ -73,6 +73,8 @@ def run_suite(
             finding = Finding(case.name, case.causes, "", None, None, None, None, 0.0, {}, (f"gave up: {error}",))
         found.append(finding)
         say(f"{case.name}: {'ok' if finding.ok else 'NOT ok'} ({time.monotonic() - began:.1f} s)")
+        for problem in finding.problems:
+            say(f"    {problem}")
         if any(problem.startswith("gave up") for problem in finding.problems):
             cell.restore()
     return found
