@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     with tempfile.NamedTemporaryFile("w", prefix=f"{path.stem}_mock_", suffix=".yaml", delete=False) as out:
         out.write(text)
-    print(out.name)
+    print(out.name, end="")  # launch takes the output as it is
     return 0
 
 
