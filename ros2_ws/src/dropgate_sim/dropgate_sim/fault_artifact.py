@@ -136,7 +136,7 @@ def parameters(robot_file: Path, artifact: Path, python: Path, pace: float) -> d
         "artifact": str(artifact), "enable_motion": True, "require_regression": False, "use_sim_time": True,
         "state": [f"joint.{name}" for name in joints], "tick_hz": 50.0 * pace, "ramp_in_s": 0.3,
         "permit_timeout_s": 0.2 / pace, "max_pause_s": 0.6 / pace, "lead_s": 0.2, "execute_rows": EXECUTE_ROWS,
-        "worker": {"python": str(python), "threads": 1, "request_timeout_s": 0.5 / pace, "start_timeout_s": 120.0},
+        "worker": {"python": str(python), "threads": 1, "request_timeout_s": 1.0 / pace, "start_timeout_s": 120.0},
     }  # fmt: skip
     rates = controller["limits"]["joint_acceleration"]
     controller["limits"].setdefault("joint_jerk", [10.0 * rate for rate in rates])  # full acceleration within 0.1 s

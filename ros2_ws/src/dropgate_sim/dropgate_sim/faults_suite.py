@@ -54,8 +54,8 @@ def run_case(cell: FaultStation, case: FaultCase, slack: float = 1.0) -> Finding
         case.name, cell.arm.driver.record, bounds, began_ns=began_ns, fault_ns=fault_ns, expected=case.causes,
         cause=cause, detected_s=detected, detect_bound_s=detect_s, must_stop=not case.goes_on, note=case.note,
     )  # fmt: skip
-    if case.goes_on:
-        cell.operator.stop()
+    if cell.operator.state != "fault_latched":
+        cell.operator.stop()  # it goes on, as it should or not
         cell.pass_time(bounds.stop_s)
     return finding
 
