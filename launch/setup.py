@@ -22,6 +22,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", *files("*.launch.py")]),
         (f"share/{NAME}/config", files("config/*.yaml")),
+        (f"share/{NAME}/config/controllers", files("config/controllers/*.yaml")),
     ],
     install_requires=["setuptools"],
     zip_safe=False,

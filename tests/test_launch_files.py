@@ -90,7 +90,7 @@ def limits(robot: Path) -> tuple[CartesianLimits, JointLimits]:
     """Both kinds, built by the code that the controller builds them with."""
     found = parameters(robot)
     arm = found["joints.names"][: len(found["limits.joint_low"])]
-    joints = {name: found[f"limits.joint_{name}"] for name in ("low", "high", "velocity", "acceleration")}
+    joints = {name: found[f"limits.joint_{name}"] for name in ("low", "high", "velocity", "acceleration", "jerk")}
     cartesian = CartesianLimits(**{name: found[f"limits.{name}"] for name in CARTESIAN})
     return cartesian, JointLimits(tuple(arm), **joints, max_start_jump_rad=found["limits.max_start_jump_rad"])
 

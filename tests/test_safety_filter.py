@@ -38,8 +38,9 @@ BOX = CartesianLimits(
 )  # fmt: skip
 JOINT_NAMES = ("shoulder", "elbow", "wrist")
 JOINTS = JointLimits(
-    JOINT_NAMES, (-2.0, -1.5, -3.0), (2.0, 1.5, 3.0), (1.0, 1.5, 2.0), (4.0, 6.0, 8.0), max_start_jump_rad=0.3
-)
+    JOINT_NAMES, (-2.0, -1.5, -3.0), (2.0, 1.5, 3.0), (1.0, 1.5, 2.0), (4.0, 6.0, 8.0), (40.0, 60.0, 80.0),
+    max_start_jump_rad=0.3,
+)  # fmt: skip
 ABSOLUTE = replace(
     DELTA, dims=tuple(ActionDim(n, DimRole.JOINT, Unit.RADIAN, -3.0, 3.0) for n in JOINT_NAMES),
     kind=ActionKind.ABSOLUTE, frame=Frame.JOINT, rotation=RotationConvention.NONE, gripper=GripperSign.NONE,
@@ -233,7 +234,10 @@ def test_a_joint_delta_is_anchored_to_the_observation_of_its_own_chunk():
 
 @pytest.mark.parametrize(
     ("rows", "what"),
-    [(line_to((2.5, 0, 0)), "shoulder to"), (line_to((0, 0, 0), (1.0, 0, 0)), "the first row takes shoulder")],
+    [
+        (np.full((ABSOLUTE.horizon, 3), [2.5, 0, 0]), "shoulder to"),
+        (line_to((0, 0, 0), (1.0, 0, 0)), "begins 0.75. away from where shoulder is seen"),
+    ],
 )
 def test_out_of_range_and_start_jumps_are_rejected_by_joint(rows, what):
     with pytest.raises(ChunkRejected, match=what):

@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """`SafetyFilter`: the one way from a chunk to a command, and the only builder of `SafeTrajectory`.
 
-Order (first breach wins): names and horizon, finite, age, range, start jump, position, speed and its change; then, at
-each tick, the command for now, and a last look at the finished motion by code that did not plan it.
-Hard breaches reject the whole chunk; too fast slows the whole chunk along its own path; leaving the allowed space
-brakes.
+Order (first breach wins): names, horizon and order of arrival, finite, age, plausible, position, speed and its
+derivatives, places of tool and elbow, distances, start jump, gripper; then, at each tick, the command for now, and a
+last look at the finished motion by code that did not plan it. Hard breaches reject the whole chunk; too fast slows the
+whole chunk along its own path; of a chunk that leaves the allowed space the part before that is used. docs/filter.md
+has the derivations.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 
 from runtime.contract.action import ActionSpec
 from runtime.contract.chunk import ActionChunk
+from runtime.contract.normalization import Normalization
 from runtime.safety.joints import JointPath
+from runtime.safety.kinematics import Kinematics
 from runtime.safety.limits import CartesianLimits, JointLimits, Timing
 from runtime.safety.motion import AdmittedChunk, ChunkRejected, CommandPath, Motion, Situation
+from runtime.safety.plausibility import Plausibility
 from runtime.safety.trajectory import _FILTER, CommandKind, SafeTrajectory
 from runtime.safety.twist import TwistPath
 from runtime.telemetry import StopCause
-
-GROSS = 3.0  # a value so many times beyond the trained range is no plan at all
 
 
 class SafetyFilter:
@@ -30,19 +34,32 @@ class SafetyFilter:
         spec: of the artifact.
         limits: of the station; their type decides the command interface.
         timing: ages and stretching.
+        arm: the arm's kinematics; needed for joint commands with tool limits or from tool actions.
+        trained: action statistics of the artifact, for plausibility; without them the spec's ranges count.
+
+    Attributes:
+        refused: why the last command was not given.
+        admitted, rejected: chunks so far, the second by cause.
+        trips: how often the monitor stopped what the planner had made; not 0 is a fault of the planner.
 
     Raises:
-        ContractError: actions that this interface cannot carry.
+        ContractError: actions that this interface cannot carry, or a library that a limit needs is missing.
     """
 
-    def __init__(self, spec: ActionSpec, limits: CartesianLimits | JointLimits, timing: Timing | None = None) -> None:
+    def __init__(
+        self, spec: ActionSpec, limits: CartesianLimits | JointLimits, timing: Timing | None = None,
+        arm: Kinematics | None = None, trained: Normalization | None = None,
+    ) -> None:  # fmt: skip
         self._spec, self._timing = spec, timing or Timing()
-        self.refused = ""  # why the last command was not given
+        self._plausible = Plausibility.of(spec, trained)
+        self.refused, self.trips, self.admitted = "", 0, 0
+        self.rejected: Counter[StopCause] = Counter()
+        self._newest_s = -np.inf  # stamp of the newest chunk that was admitted
         self.kind = CommandKind.TWIST if isinstance(limits, CartesianLimits) else CommandKind.JOINT_TRAJECTORY
         self._path: CommandPath = (
             TwistPath(spec, limits, self._timing)
             if isinstance(limits, CartesianLimits)
-            else JointPath(spec, limits, self._timing)
+            else JointPath(spec, limits, self._timing, arm)
         )
 
     @property
@@ -61,11 +78,18 @@ class SafetyFilter:
         Raises:
             ChunkRejected: with the cause to record; nothing of the chunk may be used.
         """
-        self._same_policy(chunk)
-        self._finite(chunk)
-        self._fresh(chunk, situation)
-        self._in_range(chunk)
-        return self._path.admit(chunk, situation)
+        try:
+            self._same_policy(chunk)
+            self._finite(chunk)
+            self._fresh(chunk, situation)
+            if unlikely := self._plausible.objection(self._spec.to_physical(chunk.values)):
+                raise ChunkRejected(StopCause.CHUNK_REJECTED, unlikely)
+            found = self._path.admit(chunk, situation)
+        except ChunkRejected as rejection:
+            self.rejected[rejection.cause] += 1
+            raise
+        self.admitted, self._newest_s = self.admitted + 1, chunk.stamp_s
+        return found
 
     def command(
         self, chunk: AdmittedChunk, progress_s: float, situation: Situation, speed: float = 1.0
@@ -90,14 +114,16 @@ class SafetyFilter:
     def forget(self) -> None:
         """The robot rests: whatever was commanded is over."""
         self._path.forget()
+        self._newest_s = -np.inf
 
     def _release(self, motion: Motion, situation: Situation) -> SafeTrajectory | None:
         self.refused = self._path.breach(motion, situation)
         if self.refused:
+            self.trips += motion.scale == 0.0 or "measured" not in self.refused
             return None
         safe = SafeTrajectory(
             self.kind, self._path.names, situation.now_s, motion.times_s, motion.velocities, motion.positions,
-            motion.gripper, motion.scale, seal=_FILTER,
+            motion.gripper, motion.scale, motion.accelerations, seal=_FILTER,
         )  # fmt: skip
         self._path.commanded(motion, situation.now_s)
         return safe
@@ -116,6 +142,11 @@ class SafetyFilter:
 
     def _fresh(self, chunk: ActionChunk, situation: Situation) -> None:
         age = situation.now_s - chunk.stamp_s
+        if chunk.stamp_s <= self._newest_s:
+            raise ChunkRejected(
+                StopCause.CHUNK_LATE,
+                f"its observation ({chunk.stamp_s:.3f} s) is not newer than the one in use ({self._newest_s:.3f} s)",
+            )
         if age < -1e-6:
             raise ChunkRejected(StopCause.CLOCK_JUMP, f"the chunk's observation is {-age:.3f} s in the future")
         if age > self._timing.max_chunk_age_s or age >= chunk.horizon * chunk.dt_s:
@@ -123,17 +154,4 @@ class SafetyFilter:
                 StopCause.CHUNK_LATE,
                 f"the chunk's observation is {age:.3f} s old, allowed are {self._timing.max_chunk_age_s:g} s and "
                 f"{chunk.horizon * chunk.dt_s:g} s of content",
-            )
-
-    def _in_range(self, chunk: ActionChunk) -> None:
-        """De-normalised values against the ranges that the artifact declares."""
-        physical = self._spec.to_physical(chunk.values)
-        middle, half = (self._spec.low + self._spec.high) / 2.0, (self._spec.high - self._spec.low) / 2.0
-        excess = np.abs(physical - middle) / half
-        if not excess.max() <= GROSS:
-            row, column = (int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
-            raise ChunkRejected(
-                StopCause.CHUNK_REJECTED,
-                f"row {row} asks {self._spec.names[column]} for {physical[row, column]:.4g}, the policy's own range is "
-                f"{self._spec.low[column]:g} to {self._spec.high[column]:g}",
             )

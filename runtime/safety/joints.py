@@ -1,219 +1,313 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint commands: rows become a cubic trajectory from the last *commanded* state, with a stop at its end.
+"""Joint commands: a little committed motion along the chunk's path, then a stop, planned from the last command.
 
-What is released is motion for `commit_s` and then a constant deceleration to rest, so that a process that dies leaves
-an arm that stops by itself. The next release is planned from where this one will be. A trajectory is what
-`joint_trajectory_controller` interpolates between positions and velocities: cubic Hermite; limits are checked on
-samples of that curve, not on its knots.
+What is released plays by itself to rest, so a process that dies leaves an arm that stops. A chunk is looked at once,
+when it arrives; each tick cuts the next piece out of the plan, puts a stop behind it and has it monitored. If nothing
+new keeps the limits, the last command goes on: its stop was checked when it was released.
+
+Two times: `now` is the clock's; the *played* time runs slower by the controller's speed scaling. Plans are in that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from runtime.contract.action import ActionSpec
 from runtime.contract.chunk import ActionChunk
-from runtime.contract.conventions import ActionKind, DimRole, GripperSign
-from runtime.errors import ContractError
+from runtime.contract.conventions import DimRole, GripperSign
+from runtime.safety.bridge import bridge
+from runtime.safety.curve import NEAR_S, Curve, resting
+from runtime.safety.joint_rows import RowSource, row_source
+from runtime.safety.kinematics import Kinematics
 from runtime.safety.limits import JointLimits, Timing
+from runtime.safety.monitor import Monitor, Played
 from runtime.safety.motion import AdmittedChunk, ChunkRejected, Motion, Situation, gripper_ratio
-from runtime.safety.trajectory import Floats, hermite
+from runtime.safety.places import ToolCheck
+from runtime.safety.profiles import StopPlanner
+from runtime.safety.reference import Reach, path_of, stretch
+from runtime.safety.trajectory import Floats
 from runtime.telemetry import StopCause
 
-KNOT_S = 0.02  # between the knots of the committed part
-CHECK_S = 0.005  # between the samples that are checked
-SLOWER = (1.0, 1.25, 1.6, 2.0, 3.0, 4.0, 6.0, 10.0, 16.0, 32.0)  # tried in turn: from rest the path begins slowly
-_SLACK = 1.0 + 1e-6
+SLOWER = (1.0, 0.6, 0.3, 0.12)  # of the wanted speed, tried in turn
+_FOLLOW, _JOIN = (0.95, 0.9, 0.85), (0.97, 0.94, 0.94)  # shares of speed, acceleration, jerk: along the path, onto it
+_ON_PATH = (1e-12, 1e-10, 1e-7)  # rad, rad/s, rad/s^2
+_SAME_INSTANT_S = 2e-9  # times are rounded to whole nanoseconds
+_SETTLED_RAD = 0.01  # a controller holds its last set-point, and the arm stands so near to it
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What follows the splice: `curve` in played time; at `since_s` it is `progress_s` into the chunk."""
+
+    chunk: AdmittedChunk
+    curve: Curve
+    rate: float
+    since_s: float
+    progress_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Command:
+    """What was released, in played time: committed until `commit_s`, then its stop."""
+
+    curve: Curve
+    played: Played
+    commit_s: float
+    rate: float
+    plan: _Plan | None
 
 
 class JointPath:
-    """Absolute, delta or velocity actions of joints. Raises ContractError unless names and units are the robot's."""
+    """Actions of joints, or of a tool by inverse kinematics. Raises ContractError unless they are this robot's."""
 
-    def __init__(self, spec: ActionSpec, limits: JointLimits, timing: Timing) -> None:
+    def __init__(self, spec: ActionSpec, limits: JointLimits, timing: Timing, arm: Kinematics | None = None) -> None:
         self._spec, self._limits, self._timing = spec, limits, timing
-        joints = {dim.name: i for i, dim in enumerate(spec.dims) if dim.role is DimRole.JOINT}
-        self._joints = limits.names
-        if set(joints) != set(self.names):
-            raise ContractError(
-                f"joint commands: the policy moves {sorted(joints)}, the robot's joints are {sorted(self.names)}; "
-                "give the artifact's names in `joints.names`"
-            )
-        self._columns = [joints[name] for name in self.names]
+        self._rows: RowSource = row_source(spec, limits, arm)
         self._gripper = [i for i, dim in enumerate(spec.dims) if dim.role is DimRole.GRIPPER]
-        self._low, self._high = np.asarray(limits.low), np.asarray(limits.high)
-        self._speed, self._rate = np.asarray(limits.velocity), np.asarray(limits.acceleration)
-        self._last: tuple[float, Motion] | None = None
+        whole = Reach(
+            *(np.array(x) for x in (limits.low, limits.high, limits.velocity, limits.acceleration, limits.jerk))
+        )
+        self._reach, self._follow, self._join = whole, whole.scaled(*_FOLLOW), whole.scaled(*_JOIN)
+        self._stops = StopPlanner(limits.acceleration, limits.jerk)
+        self._tool = ToolCheck(arm, limits.tool) if arm is not None and limits.tool is not None else None
+        self._monitor = Monitor(limits, arm)
+        self._last: _Command | None = None
+        self._made: tuple[Motion, _Command] | None = None
+        self._held: Floats | None = None  # where the controller was left
+        self._played_s, self._now_s = 0.0, -np.inf
 
     @property
     def names(self) -> tuple[str, ...]:
         """The joints, in the order of the limits."""
-        return self._joints
+        return self._limits.names
 
     def admit(self, chunk: ActionChunk, situation: Situation) -> AdmittedChunk:
-        """Joint positions per row, anchored to the observation of *this* chunk, within limits, slowed as a whole."""
-        start = self._observed(situation)
-        moves = self._spec.to_physical(chunk.values)[:, self._columns]
-        kind = self._spec.kind
-        if kind is ActionKind.ABSOLUTE:
-            rows = moves
-        else:
-            rows = start + np.cumsum(moves * (chunk.dt_s if kind is ActionKind.VELOCITY else 1.0), axis=0)
-        outside = np.argwhere((rows < self._low) | (rows > self._high))
-        if outside.size:
-            row, joint = outside[0]
-            raise ChunkRejected(
-                StopCause.CHUNK_REJECTED,
-                f"row {row} takes {self.names[joint]} to {rows[row, joint]:.4g}, allowed are {self._low[joint]:g} to "
-                f"{self._high[joint]:g}",
-            )
-        self._near(rows, start, chunk.dt_s)
-        stretch = self._stretch(rows, chunk.dt_s)
-        if stretch > self._timing.max_time_scale:
-            raise ChunkRejected(
-                StopCause.CHUNK_REJECTED,
-                f"the chunk would have to be slowed {stretch:.1f} times to keep the joint speeds, at most "
-                f"{self._timing.max_time_scale:g} is allowed",
-            )
-        gripper = None
-        if self._gripper:
-            opens = self._spec.gripper is GripperSign.NEGATIVE_OPENS
-            gripper = gripper_ratio(chunk.values[:, self._gripper[0]], opens)
-        return AdmittedChunk(chunk.stamp_s, chunk.dt_s * stretch, rows, gripper, stretch)
-
-    def toward(self, chunk: AdmittedChunk, progress_s: float, situation: Situation, speed: float) -> Motion | None:
-        """The fastest of a few tempos that keeps the limits on the sampled curve; None if there is none."""
-        if chunk.index_at(progress_s) is None:
-            return None
-        place, velocity = self._state(situation)
-        for slower in SLOWER:
-            motion = self._plan(chunk, progress_s, place, velocity, slower / speed)
-            if not self._curve_breach(motion):
-                return motion
-        return None
-
-    def braking(self, situation: Situation) -> Motion | None:
-        """Stop from the commanded state, now; None if nothing moves (the tail is over, or nothing was commanded)."""
-        place, velocity = self._state(situation)
-        if not velocity.any():
-            return None
-        times, positions, velocities = self._stop(place, velocity)
-        return Motion(
-            np.append(0.0, times), np.vstack([velocity, velocities]), np.vstack([place, positions]), None, 0.0
-        )
-
-    def breach(self, motion: Motion, situation: Situation) -> str:
-        """The sampled curve against the limits, and its start against what was commanded and what is measured."""
-        if motion.positions is None or np.any(motion.velocities[-1] != 0.0):
-            return "a joint trajectory that does not end at rest"
-        place, velocity = self._state(situation)
-        if np.abs(motion.positions[0] - place).max() > 1e-6 or np.abs(motion.velocities[0] - velocity).max() > 1e-6:
-            return "a trajectory that does not start where the last command has led"
-        away = np.abs(motion.positions[0] - self._measured(situation))
-        if away.max() > self._limits.max_start_jump_rad:
-            joint = int(away.argmax())
-            return f"{self.names[joint]} is commanded {away[joint]:.3f} away from where it is measured"
-        return self._curve_breach(motion)
-
-    def commanded(self, motion: Motion, now_s: float) -> None:
-        """Remember the trajectory: the next one starts on it."""
-        self._last = (now_s, motion)
-
-    def forget(self) -> None:
-        """At rest where the joints are measured."""
-        self._last = None
-
-    def _plan(self, chunk: AdmittedChunk, progress_s: float, place: Floats, velocity: Floats, tempo: float) -> Motion:
-        """`commit_s` of the cubic through the rows that are still to come, then a stop."""
-        index = chunk.index_at(progress_s) or 0
-        ends = (np.arange(index, len(chunk.rows)) + 1.0) * chunk.dt_s - progress_s
-        times = np.append(0.0, np.maximum(ends, KNOT_S) * tempo)
-        points = np.vstack([place, chunk.rows[index:]])
-        keep = np.append(True, np.diff(times) > 1e-9)
-        times, points = times[keep], points[keep]
-        slopes = np.zeros_like(points)
-        slopes[1:-1] = (points[2:] - points[:-2]) / (times[2:] - times[:-2])[:, None]
-        slopes[0] = velocity
-        commit = min(self._timing.commit_s, float(times[-1]))
-        grid = np.append(np.arange(0.0, commit - 1e-9, KNOT_S), commit)
-        curve = [_before_the_end(times, points, slopes, float(t)) for t in grid]
-        positions, velocities = np.stack([p for p, _ in curve]), np.stack([v for _, v in curve])
-        tail_t, tail_p, tail_v = self._stop(positions[-1], velocities[-1])
-        scale = 1.0 / (tempo * chunk.time_scale)
-        gripper = None if chunk.gripper is None else float(chunk.gripper[index])
-        return Motion(
-            np.append(grid, commit + tail_t),
-            np.vstack([velocities, tail_v]),
-            np.vstack([positions, tail_p]),
-            gripper,
-            scale,
-        )
-
-    def _stop(self, place: Floats, velocity: Floats) -> tuple[Floats, Floats, Floats]:
-        """The end knot of a constant deceleration of all joints together; exact for a cubic. Empty if at rest."""
-        duration = float(np.max(np.abs(velocity) / self._rate))
-        if duration < 1e-9:
-            duration = KNOT_S
-        return np.array([duration]), (place + velocity * duration / 2.0)[None], np.zeros((1, len(place)))
-
-    def _curve_breach(self, motion: Motion) -> str:
-        """Positions, speeds and accelerations of samples; the first breach in words."""
-        positions = motion.positions
-        if positions is None:
-            return "no positions"
-        for k in range(len(motion.times_s) - 1):
-            span = motion.times_s[k + 1] - motion.times_s[k]
-            u = np.linspace(0.0, 1.0, max(3, int(np.ceil(span / CHECK_S)) + 1))[:, None]
-            found = self._segment_breach(span, u, positions[k : k + 2], motion.velocities[k : k + 2])
-            if found:
-                return found
-        return ""
-
-    def _segment_breach(self, span: float, u: Floats, p: Floats, v: Floats) -> str:
-        m0, m1 = v[0] * span, v[1] * span
-        place = (2 * u**3 - 3 * u**2 + 1) * p[0] + (u**3 - 2 * u**2 + u) * m0 + (3 * u**2 - 2 * u**3) * p[1]
-        place = place + (u**3 - u**2) * m1
-        speed = ((6 * u**2 - 6 * u) * (p[0] - p[1]) + (3 * u**2 - 4 * u + 1) * m0 + (3 * u**2 - 2 * u) * m1) / span
-        rate = ((12 * u - 6) * (p[0] - p[1]) + (6 * u - 4) * m0 + (6 * u - 2) * m1) / span**2
-        for name, value, most in (("speed", speed, self._speed), ("acceleration", rate, self._rate)):
-            excess = np.abs(value).max(axis=0) / most
-            if not excess.max() <= _SLACK:
-                joint = int(excess.argmax())
-                return f"{name} of {self.names[joint]} reaches {excess[joint]:.3g} times its limit"
-        beyond = np.argwhere((place < self._low - 1e-9) | (place > self._high + 1e-9))
-        if beyond.size:
-            return f"{self.names[int(beyond[0][1])]} would leave its range"
-        return ""
-
-    def _stretch(self, rows: Floats, dt_s: float) -> float:
-        """The least slowing that keeps speed between rows and change of it, by finite differences."""
-        speeds = np.abs(np.diff(rows, axis=0)) / dt_s
-        changes = np.abs(np.diff(speeds * np.sign(np.diff(rows, axis=0)), axis=0)) / dt_s
-        fast = float((speeds / self._speed).max(initial=0.0))
-        return max(1.0, fast, float(np.sqrt((changes / self._rate).max(initial=0.0))))
-
-    def _near(self, rows: Floats, start: Floats, dt_s: float) -> None:
-        """The first row must be where the robot was seen, or within one row's travel of it."""
-        away = np.abs(rows[0] - start)
-        allowed = self._limits.max_start_jump_rad + self._speed * dt_s
-        if np.any(away > allowed):
-            joint = int((away - allowed).argmax())
-            raise ChunkRejected(
-                StopCause.CHUNK_REJECTED,
-                f"the first row takes {self.names[joint]} {away[joint]:.3f} away from where it was seen, at most "
-                f"{allowed[joint]:.3f} is allowed",
-            )
-
-    def _observed(self, situation: Situation) -> Floats:
+        """Joint positions per row, anchored to the observation of *this* chunk, slowed as a whole, cut at the edge."""
         if situation.observed is None:
             raise ChunkRejected(
                 StopCause.OBSERVATION_MISSING, "the joints at the time of the observation are not known"
             )
-        return self._by_name(situation.observed.joints)
+        rows, ended_by = self._rows.positions(chunk, self._by_name(situation.observed.joints))
+        outside = np.any((rows < self._reach.low) | (rows > self._reach.high), axis=1)
+        if outside.any():
+            row = int(np.argmax(outside))
+            joint = int(np.argmax((rows[row] < self._reach.low) | (rows[row] > self._reach.high)))
+            ended_by = (
+                f"row {row} takes {self.names[joint]} to {rows[row, joint]:.4g}, allowed are "
+                f"{self._reach.low[joint]:g} to {self._reach.high[joint]:g}"
+            )
+            rows = rows[:row]
+        self._something_left(rows, ended_by, chunk.dt_s, situation.now_s - chunk.stamp_s)
+        path = path_of(rows, chunk.dt_s)
+        slower = stretch(path, self._follow)
+        if self._tool is not None:
+            slower = max(slower, self._tool.slowing(path))
+            until, why = self._tool.until(path)
+            if why:
+                rows, ended_by = rows[: int(until / chunk.dt_s + 1e-6)], why
+                self._something_left(rows, ended_by, chunk.dt_s, situation.now_s - chunk.stamp_s)
+        if slower > self._timing.max_time_scale:
+            raise ChunkRejected(
+                StopCause.CHUNK_REJECTED,
+                f"the chunk would have to be slowed {slower:.1f} times to keep the limits, at most "
+                f"{self._timing.max_time_scale:g} is allowed",
+            )
+        path = path_of(rows, chunk.dt_s * slower)
+        self._near(path, situation, chunk)
+        gripper = self._openings(chunk, len(rows))
+        return AdmittedChunk(chunk.stamp_s, chunk.dt_s * slower, rows, gripper, slower, path, ended_by)
 
-    def _measured(self, situation: Situation) -> Floats:
-        return self._by_name(situation.measured.joints)
+    def toward(self, chunk: AdmittedChunk, progress_s: float, situation: Situation, speed: float) -> Motion | None:
+        """The next piece of the chunk and a stop; slower if the stop must be shorter; else the last command goes on."""
+        if chunk.index_at(progress_s) is None:
+            return None
+        head = self._head(situation)
+        index = chunk.index_at(progress_s) or 0
+        gripper = None if chunk.gripper is None else float(chunk.gripper[index])
+        for share in SLOWER:
+            plan = self._plan(chunk, progress_s, head, speed * share)
+            command = None if plan is None else self._with_stop(head, plan)
+            if command is not None:
+                scale = plan.rate * situation.speed_factor / chunk.time_scale if plan is not None else 0.0
+                return self._motion(command, gripper, scale)
+        return self._go_on(situation, chunk)
+
+    def braking(self, situation: Situation) -> Motion | None:
+        """Stop from the commanded state, now; None if nothing moves (the tail is over, or nothing was commanded)."""
+        last = self._last
+        if last is None:
+            return None
+        played = self._time(situation)
+        if played >= last.curve.end_s - NEAR_S:
+            return None
+        if last.plan is not None:
+            command = self._with_stop(self._head(situation), None)
+            if command is not None:
+                return self._motion(command, None, 0.0)
+        rest = last.curve.cut(played, last.curve.end_s)
+        return None if len(rest.times) < 2 else self._motion(self._command(rest, rest.start_s, 0.0, None), None, 0.0)
+
+    def breach(self, motion: Motion, situation: Situation) -> str:
+        """The monitor's objection, and whether the arm is where it has been commanded to be."""
+        if self._made is None or self._made[0] is not motion:
+            return "a trajectory that was not planned for this tick"
+        command, before = self._made[1], self._last
+        if motion.scale > 0.0:
+            away = np.abs(command.curve.positions[0] - self._by_name(situation.measured.joints))
+            if not away.max() <= self._limits.max_start_jump_rad:
+                joint = int(away.argmax())
+                return f"{self.names[joint]} is commanded {away[joint]:.3f} away from where it is measured"
+        until = min(self._time(situation) + self._timing.splice_s - NEAR_S, command.curve.end_s)
+        return self._monitor.objection(command.played, None if before is None else before.played, until)
+
+    def commanded(self, motion: Motion, now_s: float) -> None:
+        """Remember the trajectory: the next one starts on it."""
+        if self._made is None or self._made[0] is not motion:
+            raise ValueError("commanded: this motion was not made by this path")
+        self._last, self._made = self._made[1], None
+
+    def forget(self) -> None:
+        """At rest where the joints are measured; the controller still holds the end of the last trajectory."""
+        if self._last is not None:
+            self._held = self._last.curve.positions[-1]
+        self._last = self._made = None
+
+    def _time(self, situation: Situation) -> float:
+        """The played time now; it never runs backwards."""
+        if not 0.0 <= situation.speed_factor <= 1.0:
+            raise ValueError(f"speed_factor is {situation.speed_factor}, expected a number from 0 to 1")
+        if situation.now_s > self._now_s:
+            if np.isfinite(self._now_s):
+                self._played_s += (situation.now_s - self._now_s) * situation.speed_factor
+            self._now_s = situation.now_s
+        return self._played_s
+
+    def _head(self, situation: Situation) -> Curve:
+        """What is played until the splice: the last command, or rest."""
+        now, span = self._time(situation), self._timing.splice_s
+        if self._last is None:
+            return resting(self._rest(situation), now, span)
+        curve = self._last.curve
+        if now >= curve.end_s:
+            return resting(curve.positions[-1], now, span)
+        head = curve.cut(now, min(now + span, curve.end_s))
+        if now + span > curve.end_s + NEAR_S:
+            head = head.joined(resting(curve.positions[-1], curve.end_s, now + span - curve.end_s))
+        return head
+
+    def _rest(self, situation: Situation) -> Floats:
+        """Where the controller holds the arm: as it says, or where its last trajectory ended, or where the arm is."""
+        measured = self._by_name(situation.measured.joints)
+        held = self._held if situation.held is None else self._by_name(situation.held)
+        near = held is not None and np.abs(held - measured).max() <= _SETTLED_RAD
+        return held if near and held is not None else measured
+
+    def _plan(self, chunk: AdmittedChunk, progress_s: float, head: Curve, rate: float) -> _Plan | None:
+        """The plan in hand, if the arm is on it at this rate; otherwise a way onto the chunk's path."""
+        assert chunk.path is not None
+        start, state = head.end_s, (head.positions[-1], head.velocities[-1], head.accelerations[-1])
+        plan = None if self._last is None else self._last.plan
+        if plan is not None and plan.chunk is chunk and plan.rate == rate and start < plan.curve.end_s - NEAR_S:
+            expected = plan.progress_s + rate * (head.start_s - plan.since_s)
+            if abs(expected - progress_s) < 1e-3 and _same(state, plan.curve.at(start)):
+                return plan
+        at_splice = progress_s + rate * (start - head.start_s)
+        way = bridge(state, chunk.path, at_splice, rate, self._join)
+        if way is None:
+            return None
+        joined = at_splice + rate * way.end_s
+        way = way.moved(start)
+        if joined < chunk.path.end_s - NEAR_S:
+            after = chunk.path.cut(joined, chunk.path.end_s)
+            if abs(after.start_s - joined) > _SAME_INSTANT_S:
+                return None  # beside a knot after all
+            way = way.joined(after.slowed(rate, way.end_s, joined))
+        return _Plan(chunk, way, rate, head.start_s, progress_s)
+
+    def _with_stop(self, head: Curve, plan: _Plan | None) -> _Command | None:
+        """Head, committed part, stop; None if that leaves the range or the tool's limits."""
+        whole, commit = head, head.end_s
+        if plan is not None:
+            commit = min(head.start_s + self._timing.commit_s, plan.curve.end_s)
+            if commit > head.end_s + NEAR_S:
+                piece = plan.curve.cut(head.end_s, commit)
+                if abs(piece.start_s - head.end_s) > _SAME_INSTANT_S:
+                    return None
+                whole = head.joined(piece)
+                commit = whole.end_s
+        stop = self._stops.stop(commit, (whole.positions[-1], whole.velocities[-1], whole.accelerations[-1]))
+        if stop is None:
+            return None
+        whole = whole.joined(stop).at_rest()
+        times = np.append(whole.times, (whole.times[:-1] + whole.times[1:]) / 2.0)
+        places = whole.at(times)[0]
+        if np.any(places < self._reach.low) or np.any(places > self._reach.high):
+            return None
+        if self._tool is not None and self._tool.objection(whole, head.end_s):
+            return None
+        return self._command(whole, commit, 0.0 if plan is None else plan.rate, plan)
+
+    def _go_on(self, situation: Situation, chunk: AdmittedChunk) -> Motion | None:
+        """What is left of the last command, unchanged; None at rest."""
+        last = self._last
+        played = self._time(situation)
+        if last is None or played >= last.curve.end_s - NEAR_S:
+            return None
+        rest = last.curve.cut(played, last.curve.end_s)
+        if len(rest.times) < 2:
+            return None
+        at_commit, now = (float(np.abs(last.curve.at(t)[1] / self._reach.speed).max()) for t in (last.commit_s, played))
+        share = 1.0 if played < last.commit_s else min(1.0, now / max(at_commit, 1e-9))
+        scale = last.rate * share * situation.speed_factor / chunk.time_scale
+        return self._motion(self._command(rest, last.commit_s, last.rate, last.plan), None, scale)
+
+    def _command(self, curve: Curve, commit_s: float, rate: float, plan: _Plan | None) -> _Command:
+        curve = curve.rounded(self._played_s)
+        played = Played(curve.times, curve.positions, curve.velocities, curve.accelerations)
+        return _Command(curve, played, commit_s, rate, plan)
+
+    def _motion(self, command: _Command, gripper: float | None, scale: float) -> Motion:
+        curve = command.curve
+        times = curve.times - self._played_s
+        motion = Motion(times, curve.velocities, curve.positions, gripper, scale, curve.accelerations)
+        self._made = (motion, command)
+        return motion
+
+    def _near(self, path: Curve, situation: Situation, chunk: ActionChunk) -> None:
+        """The path must begin within reach of where the arm was seen, and pass where it is and is commanded to be."""
+        seen = self._by_name(situation.observed.joints) if situation.observed is not None else None
+        now = situation.now_s - chunk.stamp_s
+        places = path.at(np.array([0.0, now]))[0]
+        commanded = self._head(situation).positions[0]
+        for where, place, other in (
+            ("seen", places[0], seen), ("measured", places[1], self._by_name(situation.measured.joints)),
+            ("commanded", places[1], commanded),
+        ):  # fmt: skip
+            if other is None:
+                continue
+            away = np.abs(place - other)
+            allowed = self._limits.max_start_jump_rad + self._reach.speed * chunk.dt_s
+            if np.any(away > allowed):
+                joint = int((away - allowed).argmax())
+                raise ChunkRejected(
+                    StopCause.CHUNK_REJECTED,
+                    f"the path begins {away[joint]:.3f} away from where {self.names[joint]} is {where}, at most "
+                    f"{allowed[joint]:.3f} is allowed",
+                )
+
+    @staticmethod
+    def _something_left(rows: Floats, ended_by: str, dt_s: float, age_s: float) -> None:
+        if len(rows) * dt_s <= max(0.0, age_s):
+            raise ChunkRejected(StopCause.CHUNK_REJECTED, ended_by or "the chunk is over already")
+
+    def _openings(self, chunk: ActionChunk, count: int) -> Floats | None:
+        if not self._gripper:
+            return None
+        opens = self._spec.gripper is GripperSign.NEGATIVE_OPENS
+        return gripper_ratio(chunk.values[:count, self._gripper[0]], opens)
 
     def _by_name(self, joints: Mapping[str, float]) -> Floats:
         missing = [name for name in self.names if name not in joints]
@@ -224,17 +318,6 @@ class JointPath:
             raise ChunkRejected(StopCause.OBSERVATION_INVALID, f"joint positions are {values.tolist()}")
         return values
 
-    def _state(self, situation: Situation) -> tuple[Floats, Floats]:
-        """Commanded positions and velocities now; the measured ones at rest if nothing has been commanded."""
-        if self._last is None or self._last[1].positions is None:
-            return self._measured(situation), np.zeros(len(self.names))
-        then, motion = self._last
-        assert motion.positions is not None
-        return hermite(motion.times_s, motion.positions, motion.velocities, situation.now_s - then)
 
-
-def _before_the_end(times: Floats, points: Floats, slopes: Floats, time: float) -> tuple[Floats, Floats]:
-    """`hermite`, but at the last knot its slope instead of rest."""
-    if time >= times[-1] - 1e-12:
-        return points[-1].copy(), slopes[-1].copy()
-    return hermite(times, points, slopes, time)
+def _same(state: tuple[Floats, ...], other: tuple[Floats, ...]) -> bool:
+    return all(np.abs(a - b[0]).max() < most for a, b, most in zip(state, other, _ON_PATH, strict=True))

@@ -39,13 +39,48 @@ class CartesianLimits:
 
 
 @dataclass(frozen=True)
+class ToolLimits:
+    """Limits of places on a joint-controlled arm, in the base frame; checked by forward kinematics.
+
+    Attributes:
+        linear_m_s, angular_rad_s: speed of the TCP, Euclidean norms.
+        workspace_low, workspace_high: (x, y, z) box [m] that the TCP stays in.
+        elbow_low, elbow_high: box of the elbow frame [m]; both empty = the elbow is free.
+        approach: (x, y, z) direction that the tool's own z axis is held near; empty = any orientation.
+        tilt_rad: largest angle between the two.
+        self_distance_m, scene_distance_m: least distance between links, and to the static scene of the cell [m].
+    """
+
+    linear_m_s: float
+    angular_rad_s: float
+    workspace_low: tuple[float, ...]
+    workspace_high: tuple[float, ...]
+    elbow_low: tuple[float, ...] = ()
+    elbow_high: tuple[float, ...] = ()
+    approach: tuple[float, ...] = ()
+    tilt_rad: float = math.pi
+    self_distance_m: float = 0.01
+    scene_distance_m: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("linear_m_s", "angular_rad_s", "tilt_rad", "self_distance_m", "scene_distance_m"):
+            _positive(name, getattr(self, name))
+        _box("workspace", self.workspace_low, self.workspace_high, 3)
+        if self.elbow_low or self.elbow_high:
+            _box("elbow", self.elbow_low, self.elbow_high, 3)
+        if self.approach and not (len(self.approach) == 3 and 0.0 < math.hypot(*self.approach) < math.inf):
+            raise ContractError(f"limits: approach is {self.approach}, expected a direction (x, y, z), or nothing")
+
+
+@dataclass(frozen=True)
 class JointLimits:
     """Limits of each joint; every list is in the order of `names`.
 
     Attributes:
         low, high: positions [rad] (or [m] for a prismatic joint), margin already taken off.
-        velocity, acceleration: magnitudes.
+        velocity, acceleration, jerk: magnitudes.
         max_start_jump_rad: how far a commanded joint may be from the measured one.
+        tool: limits that need the arm's kinematics; None only where no arm is meant (a station always has them).
     """
 
     names: tuple[str, ...]
@@ -53,13 +88,15 @@ class JointLimits:
     high: tuple[float, ...]
     velocity: tuple[float, ...]
     acceleration: tuple[float, ...]
+    jerk: tuple[float, ...]
     max_start_jump_rad: float
+    tool: ToolLimits | None = None
 
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names):
             raise ContractError(f"limits: joint names are {list(self.names)}, expected different names, at least one")
         _box("joint", self.low, self.high, len(self.names))
-        for name in ("velocity", "acceleration"):
+        for name in ("velocity", "acceleration", "jerk"):
             values = getattr(self, name)
             if len(values) != len(self.names):
                 raise ContractError(f"limits: joint_{name} has {len(values)} numbers, expected {len(self.names)}")
@@ -76,17 +113,22 @@ class Timing:
         max_chunk_age_s: from the observation to its use [s]; older answers are rejected.
         max_time_scale: a chunk that would have to be slowed by more than this is rejected, not slowed.
         commit_s: motion beyond now that a joint command carries before its stop [s].
+        splice_s: a joint command departs from the one before only this long after now [s]; it must cover the way to the
+            controller, which would otherwise join two different curves in the middle.
         command_timeout_s: after which the receiver of twists stops by itself [s] (MoveIt Servo: 0.1).
     """
 
     max_chunk_age_s: float = 0.5
     max_time_scale: float = 4.0
     commit_s: float = 0.1
+    splice_s: float = 0.02
     command_timeout_s: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("max_chunk_age_s", "commit_s", "command_timeout_s"):
+        for name in ("max_chunk_age_s", "commit_s", "splice_s", "command_timeout_s"):
             _positive(name, getattr(self, name))
+        if self.splice_s > self.commit_s:
+            raise ContractError(f"limits: splice_s is {self.splice_s}, expected at most commit_s, {self.commit_s}")
         if not (math.isfinite(self.max_time_scale) and self.max_time_scale >= 1.0):
             raise ContractError(f"limits: max_time_scale is {self.max_time_scale}, expected a number of at least 1")
 

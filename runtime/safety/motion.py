@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.contract.chunk import ActionChunk
+from runtime.safety.curve import Curve
 from runtime.safety.trajectory import Floats
 from runtime.telemetry import StopCause
 
@@ -45,11 +46,24 @@ class Measured:
 
 @dataclass(frozen=True)
 class Situation:
-    """Everything that a check may look at: the time, the robot now, the robot when the chunk was asked for."""
+    """Everything that a check may look at.
+
+    Attributes:
+        now_s: the time [s].
+        measured: the robot now.
+        observed: the robot when the chunk was asked for.
+        speed_factor: how much slower than written the robot's controller plays trajectories, (0, 1] (speed scaling);
+            0 while it has stopped playing. It counts for the time since the situation before.
+        held: the set-points at which the trajectory controller holds a resting arm, by joint, where its driver tells
+            them. Without them the measured joints count, and a controller that stands off by its tracking error jumps
+            by that much when it is first commanded.
+    """
 
     now_s: float
     measured: Measured
     observed: Measured | None = None
+    speed_factor: float = 1.0
+    held: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +76,8 @@ class AdmittedChunk:
         rows: (H, D): twists [m/s, rad/s], or joint positions to be reached at the end of the row's time.
         gripper: (H,) opening ratio, or None.
         time_scale: how much it was slowed; 1 is not at all.
+        path: of joints, in stretched time; None for twists.
+        ended_by: why rows at its end were cut off; empty if none were.
     """
 
     stamp_s: float
@@ -69,6 +85,8 @@ class AdmittedChunk:
     rows: Floats
     gripper: NDArray[np.float64] | None
     time_scale: float
+    path: Curve | None = None
+    ended_by: str = ""
 
     @property
     def length_s(self) -> float:
@@ -90,6 +108,7 @@ class Motion:
     positions: Floats | None
     gripper: float | None
     scale: float
+    accelerations: Floats | None = None
 
 
 class CommandPath(Protocol):

@@ -28,12 +28,13 @@ class SafeTrajectory:
 
     Attributes:
         kind: twist = velocity of the TCP, (1, 6) [m/s, rad/s] in the command frame, to be dropped by its receiver
-            after the command time-out; joint_trajectory = positions and velocities at rest in the last row.
+            after the command time-out; joint_trajectory = positions, velocities and accelerations, at rest in the last
+            row, of constant jerk between the rows: a controller's cubic and its quintic are the same curve.
         names: joints, or the six axes.
         start_s: instant from which it holds [s].
         times_s: (N,) seconds after `start_s`, ascending.
         velocities: (N, D).
-        positions: (N, D) for joints, otherwise None.
+        positions, accelerations: (N, D) for joints, otherwise None.
         gripper: opening ratio, 0 closed to 1 open; None leaves the gripper alone.
         scale: share of the speed that the policy meant, after all slowing.
     """
@@ -46,12 +47,13 @@ class SafeTrajectory:
     positions: Floats | None
     gripper: float | None
     scale: float
+    accelerations: Floats | None = None
     seal: InitVar[object] = None  # not kept, so that a copy with other numbers is not possible either
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _FILTER:
             raise ContractError("SafeTrajectory: only the safety filter builds one; hand it your chunk")
-        for name in ("times_s", "velocities", "positions"):
+        for name in ("times_s", "velocities", "positions", "accelerations"):
             value = getattr(self, name)
             if value is None:
                 continue

@@ -50,7 +50,7 @@ def assemble(node: Node, wall: Clock) -> Loaded:
     station = parameters.read(node, policy)
     if moves and station.require_regression:
         check_regression(artifact, station.robot)
-    filter_ = SafetyFilter(policy.action, station.limits, station.timing)
+    filter_ = SafetyFilter(policy.action, station.limits, station.timing, parameters.kinematics(node, station))
     needs_tcp = station.kind is CommandKind.TWIST
     state = StateMap(station.state, policy.observation)
     buffer = ObservationBuffer(policy.observation, state, station.joint_names, needs_tcp)

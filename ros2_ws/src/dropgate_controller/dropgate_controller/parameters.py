@@ -21,7 +21,9 @@ from runtime.control.scheduler import Pace
 from runtime.control.settings import Settings
 from runtime.errors import ContractError
 from runtime.inference.worker_process import WorkerOptions
-from runtime.safety.limits import CartesianLimits, JointLimits, Timing
+from runtime.safety.cell import Cell
+from runtime.safety.kinematics import Frames, Kinematics
+from runtime.safety.limits import CartesianLimits, JointLimits, Timing, ToolLimits
 from runtime.safety.trajectory import CommandKind
 
 TRANSPORTS = ("raw", "compressed")
@@ -89,6 +91,11 @@ _PLAIN: dict[str, tuple[Any, str]] = {
     "execute_rows": (0, "rows of a chunk that are executed before the next one is used; 0 = all"),
     "lockstep": (False, "only for a simulation whose time waits for commands"),
     "max_rejects": (3, "rejected chunks in a row that are a fault"),
+    "kinematics.urdf": ("", "joint commands: file of the arm's description (URDF, xacro already run), or its text"),
+    "kinematics.base": ("", "joint commands: link in whose frame boxes and obstacles are; empty = the root"),
+    "kinematics.tcp": ("", "joint commands: link of the tool centre point"),
+    "kinematics.elbow": ("", "joint commands: link that stays in the elbow box; empty = the elbow is free"),
+    "kinematics.cell": ("", "joint commands: cell file (obstacles, capsules, what may touch); empty = nothing around"),
     "worker.python": ("", "interpreter of the environment that holds the engine; empty = this one"),
     "worker.backend": ("onnxruntime", "engine, with its options after a colon: see docs/engines.md"),
     "worker.provider": ("", "execution provider; empty = the artifact's first"),
@@ -111,10 +118,18 @@ _NUMBERS: dict[str, tuple[float, float, float, str]] = {
     "limits.max_chunk_age_s": (0.5, 0.05, 2.0, "from observation to use [s]"),
     "limits.max_time_scale": (4.0, 1.0, 20.0, "a chunk that must be slowed more is rejected"),
     "limits.commit_s": (0.1, 0.05, 0.3, "motion that a joint command carries before its stop [s]"),
+    "limits.splice_s": (0.02, 0.005, 0.1, "a joint command departs from the one before only after this [s]"),
+    "limits.self_distance_m": (0.01, 0.001, 0.2, "joint commands: least distance between links [m]"),
+    "limits.scene_distance_m": (0.02, 0.001, 0.5, "joint commands: least distance to the cell [m]"),
+    "limits.tilt_rad": (3.15, 0.01, 3.15, "joint commands: largest angle between the tool's z axis and `approach`"),
     "limits.command_timeout_s": (0.1, 0.02, 0.5, "after which the receiver of twists stops by itself [s]"),
 }
 _CARTESIAN = ("linear_m_s", "angular_rad_s", "linear_m_s2", "angular_rad_s2", "max_start_jump_m", "max_start_jump_rad")
-_LISTS = ("workspace_low", "workspace_high", "joint_low", "joint_high", "joint_velocity", "joint_acceleration")
+_LISTS = (
+    "workspace_low", "workspace_high", "joint_low", "joint_high", "joint_velocity", "joint_acceleration", "joint_jerk",
+    "elbow_low", "elbow_high", "approach",
+)  # fmt: skip
+_JOINT_LISTS = ("low", "high", "velocity", "acceleration", "jerk")
 
 
 def declare(node: Node) -> None:
@@ -219,11 +234,42 @@ def _limits(node: Node, kind: CommandKind, joints: tuple[str, ...]) -> Cartesian
         numbers = {name: _value(node, f"limits.{name}") for name in _CARTESIAN}
         box = {name: tuple(_value(node, f"limits.{name}")) for name in ("workspace_low", "workspace_high")}
         return CartesianLimits(**numbers, **box)
-    lists = {name: tuple(_value(node, f"limits.joint_{name}")) for name in ("low", "high", "velocity", "acceleration")}
+    lists = {name: tuple(_value(node, f"limits.joint_{name}")) for name in _JOINT_LISTS}
     arm = joints[: len(lists["low"])]
     if len(arm) != len(lists["low"]):
         raise ContractError(f"limits: joint_low has {len(lists['low'])} numbers, `joints.names` has {len(joints)}")
-    return JointLimits(arm, **lists, max_start_jump_rad=_value(node, "limits.max_start_jump_rad"))
+    plain = ("linear_m_s", "angular_rad_s", "self_distance_m", "scene_distance_m", "tilt_rad")
+    boxes = ("workspace_low", "workspace_high")
+    tool = ToolLimits(
+        **{name: _value(node, f"limits.{name}") for name in plain},
+        **{name: tuple(_value(node, f"limits.{name}")) for name in boxes},
+        **{name: _optional(node, f"limits.{name}") for name in ("elbow_low", "elbow_high", "approach")},
+    )
+    return JointLimits(arm, **lists, max_start_jump_rad=_value(node, "limits.max_start_jump_rad"), tool=tool)
+
+
+def kinematics(node: Node, station: Station) -> Kinematics | None:
+    """The arm's kinematics for joint commands; None for twists.
+
+    Raises:
+        ParameterError: the description or the tool's link is not given.
+        runtime.errors.ContractError: it cannot be read, or does not have these joints and links; pinocchio is missing.
+    """
+    if not isinstance(station.limits, JointLimits):
+        return None
+    urdf, tcp, cell = (_value(node, f"kinematics.{name}") for name in ("urdf", "tcp", "cell"))
+    if not urdf or not tcp:
+        raise ParameterError(
+            f"`kinematics.urdf` is {urdf[:40]!r}, `kinematics.tcp` is {tcp!r}: joint commands need the arm's description "
+            "and the link of its tool, or the limits of the tool cannot be checked"
+        )
+    frames = Frames(tcp, _value(node, "kinematics.base"), _value(node, "kinematics.elbow"))
+    return Kinematics(urdf, station.limits.names, frames, Cell.load(Path(cell).expanduser()) if cell else None)
+
+
+def _optional(node: Node, name: str) -> tuple[float, ...]:
+    """A list that may be left out."""
+    return tuple(node.get_parameter_or(name, Parameter(name, Parameter.Type.NOT_SET)).value or ())
 
 
 def _interface(node: Node) -> CommandKind:
