@@ -67,6 +67,15 @@ def test_flange_is_where_the_published_table_puts_it(model):
 
 
 @pytest.mark.parametrize("model", [UR5E, PANDA], ids=lambda model: model.name)
+def test_description_that_the_filter_reads_is_the_simulated_arm(model):
+    kinematics = pytest.importorskip("runtime.safety.kinematics")
+    pytest.importorskip("pinocchio", reason="control: pin not installed. Next: pip install -e '.[control]'")
+    q = np.array(model.home) + 0.1
+    arm = kinematics.Kinematics(model.urdf(), model.joints, kinematics.Frames("tcp", "base"))
+    assert np.allclose(arm.places(q[None]).tcp[0], MujocoArm(model, q).tcp_position, atol=1e-9)
+
+
+@pytest.mark.parametrize("model", [UR5E, PANDA], ids=lambda model: model.name)
 def test_drives_follow_as_the_critically_damped_system_that_they_say_they_are(model):
     arm = MujocoArm(model)
     start, step = arm.positions, 1e-4  # small: the torques do not saturate

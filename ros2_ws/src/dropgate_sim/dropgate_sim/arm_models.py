@@ -56,6 +56,10 @@ class ArmModel:
         """MJCF: gravity compensated, torque actuators, joint ranges as stops, a floor, a site `tcp`."""
         return _xml(self, timestep_s, obstacles)
 
+    def urdf(self) -> str:
+        """The same kinematics as a URDF: links `base`, `<joint>_link`, `tcp`. No geometry: nothing to collide with."""
+        return _urdf(self)
+
 
 @dataclass(frozen=True)
 class Obstacle:
@@ -135,6 +139,23 @@ def _xml(model: ArmModel, timestep_s: float, obstacles: Sequence[Obstacle]) -> s
   </actuator>
 </mujoco>
 """
+
+
+def _urdf(model: ArmModel) -> str:
+    lines, parent = [f'<robot name="{model.name}">', '<link name="base"/>'], "base"
+    for link in model.links:
+        child = f"{link.name}_link"
+        lines += [
+            f'<link name="{child}"/>',
+            f'<joint name="{link.name}" type="revolute"><parent link="{parent}"/><child link="{child}"/>',
+            f'<origin xyz="{_text(link.place)}" rpy="{link.roll!r} 0 0"/><axis xyz="0 0 1"/>',
+            f'<limit lower="{link.low!r}" upper="{link.high!r}" velocity="{link.velocity!r}"',
+            f'       effort="{link.torque!r}"/>',
+            "</joint>",
+        ]
+        parent = child
+    tip = f'<parent link="{parent}"/><child link="tcp"/><origin xyz="{_text(model.flange)}" rpy="0 0 0"/>'
+    return "\n".join([*lines, '<link name="tcp"/>', f'<joint name="tip" type="fixed">{tip}</joint>', "</robot>\n"])
 
 
 def _limb(end: Sequence[float], mass: float) -> str:

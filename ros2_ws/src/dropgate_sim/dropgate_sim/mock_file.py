@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A robot's parameter file with a simulated arm in the place of its driver: `python -m dropgate_sim.mock_file FILE`.
 
-What the file says of limits, joints, topics and cameras stays; commands go below /dropgate_sim, where no real driver
-listens, and the node `sim_arm` gets a section. Prints the path of the file that it wrote: launch files read that.
+What the file says of joints, limits, topics and cameras stays; commands go below /dropgate_sim, where no real driver
+listens, the description is the mock's, and the node `sim_arm` gets a section. Where the mock's links are not the
+robot's (all but UR5e and FR3), the workspace, which belongs to other links, becomes a wide box. Prints the path of the
+file that it wrote: launch files read that.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dropgate_sim.arm_models import PANDA, UR5E, ArmModel
 
 SIMULATED = "/dropgate_sim"
 PROGRAM, SPEED = "/sim_arm/robot_program_running", "/sim_arm/speed_scaling"  # as UR's driver has them
+SAME_LINKS = ("UR5e", "FR3")  # robots whose links the mock has
 HOME_MARGIN_RAD = 0.3
 
 
@@ -39,22 +42,25 @@ def mock_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise NoMock(f"{name}: {error} is missing. Next: python -m runtime check-robot {name} --template") from error
     if interface != "joint_trajectory":
         raise NoMock(f"{name}: command.interface is {interface!r}, the mock has a joint trajectory controller only")
+    sheet = [facts["sheet"][f"joint_{what}"] for what in ("low", "high", "velocity")]
+    names, base = controller["joints"]["names"][: len(low)], PANDA if len(low) == 7 else UR5E
     command, gripper = SIMULATED + topic, SIMULATED + controller["gripper"]["topic"]
     controller |= {
         "simulated": True,
         "command": {**controller["command"], "topic": command},
         "gripper": {**controller["gripper"], "topic": gripper},
+        "kinematics": {"urdf": mock_model(base, names, *sheet).urdf(), "tcp": "tcp", "base": "base"},
     }
+    if facts["model"] not in SAME_LINKS:
+        controller["limits"] = {**controller["limits"], "workspace_low": [-2.0] * 3, "workspace_high": [2.0] * 3}
     guard["command.topic"] = command
     guard |= {"driver.program_topic": PROGRAM, "driver.scaling_topic": SPEED}
     arm = {
-        "model": "panda" if len(low) == 7 else "ur5e",
+        "model": base.name,
         "command_topic": command,
         "joints_topic": controller["joints"]["topic"],
-        "joints": controller["joints"]["names"][: len(low)],
-        "joint_low": facts["sheet"]["joint_low"],
-        "joint_high": facts["sheet"]["joint_high"],
-        "joint_velocity": facts["sheet"]["joint_velocity"],
+        "joints": names,
+        **dict(zip(("joint_low", "joint_high", "joint_velocity"), sheet, strict=True)),
         "tcp_topic": controller["tcp"]["topic"],
         "tcp_frame": controller["tcp"]["frame"],
         "cameras": [camera["topic"] for camera in controller["cameras"].values()],
