@@ -23,6 +23,7 @@ Act = Callable[[FaultStation], Any]
 SLOW_S = 0.15  # status and heartbeats travel at 10 to 20 Hz, and pictures at 30
 STRETCH = 4.0  # limits.max_time_scale: a chunk may be slowed so much, and lasts so much longer
 CHUNK_S = EXECUTE_ROWS * DT_S * STRETCH  # what was admitted before may still be executed
+FOLLOW_S = 0.05 / 0.1 + 0.15 + 0.1 + 0.5  # the distance that may last at MOVING_RAD_S, lag, patience; a turning point
 PERMIT_S, PAUSE_S, ANSWER_S, LATE_S = 0.2, 0.6, 1.0, 0.7  # fault_artifact.parameters
 
 
@@ -35,6 +36,7 @@ class FaultCase:
         detect_s: see the module; None where nobody is left to say it.
         goes_on: the task must not stop.
         quick: part of the subset that CI runs.
+        vendor: the robot's own safety brakes, harder than a program may: accelerations are shown, not judged.
     """
 
     name: str
@@ -44,6 +46,7 @@ class FaultCase:
     undo: Act = field(default=lambda cell: None)
     goes_on: bool = False
     quick: bool = False
+    vendor: bool = False
     note: str = ""
 
 
@@ -168,9 +171,10 @@ CASES: tuple[FaultCase, ...] = (
     FaultCase("clock steps back", _clock(-3.0), ("clock_jump", "observation_stale", "observation_invalid"), SLOW_S,
               _clock(3.0)),
     FaultCase("protective stop", _stream("protective_stop"), ("permit_lost", "not_following"), 0.1 + SLOW_S, _healthy,
-              quick=True),
-    FaultCase("program stop", _stream("program_stop"), ("permit_lost", "not_following"), 0.1 + SLOW_S, _healthy),
-    FaultCase("protective stop unseen", _unseen("protective_stop"), ("not_following",), 0.6, _healthy,
-              note="the driver does not tell: only the distance between command and arm does"),
+              quick=True, vendor=True),
+    FaultCase("program stop", _stream("program_stop"), ("permit_lost", "not_following"), 0.1 + SLOW_S, _healthy,
+              vendor=True),
+    FaultCase("protective stop unseen", _unseen("protective_stop"), ("not_following",), FOLLOW_S + SLOW_S, _healthy,
+              vendor=True, note="the driver does not tell: only the distance between command and arm does"),
     FaultCase("stop called", lambda cell: cell.operator.stop(), ("stop_requested",), SLOW_S),
 )  # fmt: skip

@@ -135,18 +135,16 @@ def judge(
 
 def table(findings: Sequence[Finding]) -> str:
     """For people: one line per fault, and below it what was wrong."""
-    head = (
-        f"{'fault':26} {'detected':>8} {'(bound)':>8} {'stopped':>8} {'(bound)':>8}  {'cause':22} {'v':>5} {'a':>6}  ok"
-    )
+    head = f"{'fault':26} {'detected':>8} {'(bound)':>8} {'stopped':>8} {'(bound)':>8}  {'cause':22} {'v':>5} {'a':>6} {'j':>6}  ok"
     lines = [head, "-" * len(head)]
     for f in findings:
-        v, a = (f"{f.worst[name]:.2f}" if name in f.worst else "-" for name in ("velocity", "acceleration"))
+        v, a, j = (f"{f.worst[name]:.2f}" if name in f.worst else "-" for name in ("velocity", "acceleration", "jerk"))
         lines.append(
             f"{f.fault:26} {_s(f.detected_s):>8} {_s(f.detect_bound_s):>8} {_s(f.stopped_s):>8} {_s(f.stop_bound_s):>8}"
-            f"  {f.cause or '-':22} {v:>5} {a:>6}  {'yes' if f.ok else 'NO'}"
+            f"  {f.cause or '-':22} {v:>5} {a:>6} {j:>6}  {'yes' if f.ok else 'NO'}"
         )
         lines += [f"    {problem}" for problem in f.problems]
-    lines.append(f"{sum(f.ok for f in findings)} of {len(findings)} ok; v, a: worst share of the limit on the arm")
+    lines.append(f"{sum(f.ok for f in findings)} of {len(findings)} ok; v, a, j: worst share of the limit on the arm")
     return "\n".join(lines)
 
 
