@@ -135,7 +135,8 @@ def judge(
 
 def table(findings: Sequence[Finding]) -> str:
     """For people: one line per fault, and below it what was wrong."""
-    head = f"{'fault':26} {'detected':>8} {'(bound)':>8} {'stopped':>8} {'(bound)':>8}  {'cause':22} {'v':>5} {'a':>6} {'j':>6}  ok"
+    times = f"{'detected':>8} {'(bound)':>8} {'stopped':>8} {'(bound)':>8}"
+    head = f"{'fault':26} {times}  {'cause':22} {'v':>5} {'a':>6} {'j':>6}  ok"
     lines = [head, "-" * len(head)]
     for f in findings:
         v, a, j = (f"{f.worst[name]:.2f}" if name in f.worst else "-" for name in ("velocity", "acceleration", "jerk"))
