@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from control_world import World
 
 from runtime.control.following import Following
 from runtime.safety.motion import Measured
 from runtime.safety.trajectory import _FILTER, CommandKind, SafeTrajectory
+from runtime.telemetry import StopCause
 
 SPEED, LAG_S, TICK_S = 0.5, 0.1, 0.02
 
@@ -61,3 +63,19 @@ def test_nothing_commanded_or_not_reported_is_no_problem():
     assert "driver's program" in text
     following.forget()
     assert following.problem(Measured(3.0, {"a": 9.0, "b": 0.0})) == ""
+
+
+def test_loop_plans_in_the_robots_own_time_and_an_arm_that_does_not_obey_is_a_fault():
+    world = World().ready()
+    controller = world.controller
+    for given, kept in ((0.5, 0.5), (1.7, 1.0), (-1.0, 0.0), (float("nan"), 0.0)):
+        controller.scaled(given)
+        assert controller._situation(world.clock.now()).speed_factor == kept
+    controller.scaled(1.0)
+    controller.start("go")
+    world.step(10)
+    controller._following.commanded(command(world.clock.now()))
+    controller._following.problem = lambda measured: "it stands"
+    world.step(1)
+    assert controller.incident.cause is StopCause.NOT_FOLLOWING
+    assert "it stands" in controller.incident.text

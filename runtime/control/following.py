@@ -8,12 +8,13 @@ nobody follows, and the distance grows until somebody lets the arm go. So a dist
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 
 from runtime.control.loop import ControlLoop
 from runtime.control.state_map import ObservationProblem
-from runtime.safety.motion import Measured
+from runtime.safety.motion import Measured, Situation
 from runtime.safety.trajectory import CommandKind, SafeTrajectory
 from runtime.telemetry import StopCause
 
@@ -76,9 +77,17 @@ class Following:
 
 
 class FollowedLoop(ControlLoop):
-    """The loop that also looks whether it is obeyed."""
+    """The loop that also looks whether it is obeyed, and plans in the robot's own time."""
 
+    speed_factor = 1.0  # 0 to 1, as the driver reports it: the controller's time goes so fast
     _following: Following | None = None
+
+    def scaled(self, factor: float) -> None:
+        """The driver's speed scaling; what is no share of a speed counts as 0."""
+        self.speed_factor = min(1.0, factor) if factor >= 0.0 else 0.0
+
+    def _situation(self, now: float) -> Situation:
+        return replace(super()._situation(now), speed_factor=self.speed_factor)
 
     def _watch(self, now: float) -> None:
         super()._watch(now)

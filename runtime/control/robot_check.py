@@ -150,6 +150,9 @@ def _wiring(file: RobotFile) -> Iterator[str]:
     for name in ("driver.program_topic", "driver.scaling_topic"):
         if facts.get(name, "") != guard.get(name, ""):
             yield f"the driver's {name} is {facts.get(name, '')!r}, but {GUARD} watches {guard.get(name, '')!r}"
+    scaling = facts.get("driver.scaling_topic", "")
+    if given.get("driver.scaling_topic", "") != scaling:
+        yield f"the driver reports its speed scaling on {scaling!r}, but driver.scaling_topic does not say so"
     if given.get("require_enable") is not True or guard.get("require_enable") is not True:
         yield "require_enable is not true in both sections: somebody must hold an enabling input while a real arm moves"
     if facts["driver.adapter"] not in ADAPTERS:

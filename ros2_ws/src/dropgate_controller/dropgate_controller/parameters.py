@@ -60,6 +60,7 @@ class Station:
     tcp_frame: str
     permit_topic: str
     enable_topic: str
+    scaling_topic: str
     cameras: tuple[Camera, ...]
     state: tuple[str, ...]
     tick_hz: float
@@ -85,6 +86,7 @@ _PLAIN: dict[str, tuple[Any, str]] = {
     "tcp.frame": ("", "frame_id that the pose must have"),
     "permit_topic": ("/dropgate_guard/permit", "std_msgs/Bool of the guard"),
     "enable_topic": ("/enable", "std_msgs/Bool of the enabling input"),
+    "driver.scaling_topic": ("", "std_msgs/Float64, percent of the speed that the robot goes; empty = always all"),
     "state": ([""], "source of every entry of the policy's state: tcp.x|y|z|rx|ry|rz or joint.<name>"),
     "require_permit": (True, "the guard must permit motion all the time"),
     "require_enable": (False, "the enabling input must be held all the time"),
@@ -219,6 +221,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
         tcp_frame=_value(node, "tcp.frame"),
         permit_topic=_topic(node, "permit_topic"),
         enable_topic=_topic(node, "enable_topic"),
+        scaling_topic=_value(node, "driver.scaling_topic"),
         cameras=tuple(_camera(node, key) for key in policy.observation.image_keys),
         state=tuple(name for name in _value(node, "state") if name),
         tick_hz=_value(node, "tick_hz"),

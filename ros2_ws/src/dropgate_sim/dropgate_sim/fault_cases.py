@@ -125,6 +125,10 @@ def _unseen(fault: str) -> Act:
     return make
 
 
+def _slider(share: float) -> Act:
+    return lambda cell: cell.arm.driver.set_factor(share)
+
+
 def _clock(step_s: float) -> Act:
     def step(cell: FaultStation) -> None:
         cell.arm.clock_offset_ns += int(step_s * 1e9)
@@ -176,5 +180,7 @@ CASES: tuple[FaultCase, ...] = (
               vendor=True),
     FaultCase("protective stop unseen", _unseen("protective_stop"), ("not_following",), FOLLOW_S + SLOW_S, _healthy,
               vendor=True, note="the driver does not tell: only the distance between command and arm does"),
+    FaultCase("speed slider at half", _slider(0.5), goes_on=True, undo=_slider(1.0)),
+    FaultCase("speed slider at tenth", _slider(0.1), goes_on=True, undo=_slider(1.0)),
     FaultCase("stop called", lambda cell: cell.operator.stop(), ("stop_requested",), SLOW_S),
 )  # fmt: skip

@@ -47,6 +47,7 @@ def mock_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     command, gripper = SIMULATED + topic, SIMULATED + controller["gripper"]["topic"]
     controller |= {
         "simulated": True,
+        "driver": {"scaling_topic": SPEED},
         "command": {**controller["command"], "topic": command},
         "gripper": {**controller["gripper"], "topic": gripper},
         "kinematics": {"urdf": mock_model(base, names, *sheet).urdf(), "tcp": "tcp", "base": "base"},
