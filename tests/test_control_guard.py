@@ -78,7 +78,7 @@ def test_a_driver_whose_program_stands_or_whose_speed_is_zero_is_an_objection():
     watch, clock = guard(watch_program=True, watch_scaling=True)
     alive(watch, clock)
     assert "speed scaling" in watch.objection()
-    watch.scaling(0.5)
+    watch.scaling(1.0)
     assert "driver's program" in watch.objection()
     watch.program(True)
     assert watch.objection() == ""
@@ -87,6 +87,8 @@ def test_a_driver_whose_program_stands_or_whose_speed_is_zero_is_an_objection():
     watch.program(True)
     watch.scaling(0.0)
     assert "scaling is 0" in watch.objection()
+    watch.scaling(0.5)
+    assert "scaling is 0.5" in watch.objection(), "a stream jolts while the controller is slowed"
     watch.scaling(1.0)
     clock.advance(0.6)
     watch.heartbeat(-1)

@@ -22,7 +22,9 @@ class GuardSettings:
         require_enable: an operator's enabling input must be held too.
         enable_s: of that input.
         watch_program: the driver says, once and on every change, whether its program runs on the robot; it must.
-        watch_scaling: the driver says all the time how much of the speed the robot goes; it must not be 0.
+        watch_scaling: the driver says all the time how much of the speed the robot goes, 0 to 1.
+        least_scaling: less is no permission. A joint_trajectory_controller up to Kilted begins each new trajectory by
+            absolute time however slow its own goes, so a stream jolts while it is slowed (docs/online.md).
         scaling_s: of that report.
     """
 
@@ -33,6 +35,7 @@ class GuardSettings:
     watch_program: bool = False
     watch_scaling: bool = False
     scaling_s: float = 0.5
+    least_scaling: float = 0.99
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_s", "joints_s", "enable_s", "scaling_s"):
@@ -95,8 +98,8 @@ class Guard:
             if self._running is None:
                 return "nothing has been heard of the driver's program"
             return "the driver's program does not run: a stop of the robot's own safety, or at the pendant"
-        if settings.watch_scaling and not self._scaling > 0.0:
-            return f"the robot's speed scaling is {self._scaling:g}"
+        if settings.watch_scaling and not self._scaling >= settings.least_scaling:
+            return f"the robot's speed scaling is {self._scaling:g}, expected at least {settings.least_scaling:g}"
         if self.publishers > 1:
             return f"{self.publishers} nodes publish commands for this arm, expected one"
         return ""

@@ -33,6 +33,7 @@ class GuardNode(Node):
                 ("require_enable", False),
                 ("enable_s", 0.2),
                 ("scaling_s", 0.5),
+                ("least_scaling", 0.99),
             )
         }
         self._command_topic = self.declare_parameter("command.topic", "").value

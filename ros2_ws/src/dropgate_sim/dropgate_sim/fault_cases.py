@@ -27,6 +27,9 @@ FOLLOW_S = 0.05 / 0.1 + 0.15 + 0.1 + 0.5  # the distance that may last at MOVING
 PERMIT_S, PAUSE_S, ANSWER_S, LATE_S = 0.2, 0.6, 1.0, 0.7  # fault_artifact.parameters
 
 
+JOLTS = "until the stop each message jolts: the controller takes it by absolute time, whatever its own scaling"
+
+
 @dataclass(frozen=True)
 class FaultCase:
     """One fault.
@@ -180,7 +183,7 @@ CASES: tuple[FaultCase, ...] = (
               vendor=True),
     FaultCase("protective stop unseen", _unseen("protective_stop"), ("not_following",), FOLLOW_S + SLOW_S, _healthy,
               vendor=True, note="the driver does not tell: only the distance between command and arm does"),
-    FaultCase("speed slider at half", _slider(0.5), goes_on=True, undo=_slider(1.0)),
-    FaultCase("speed slider at tenth", _slider(0.1), goes_on=True, undo=_slider(1.0)),
+    FaultCase("speed slider at half", _slider(0.5), ("permit_lost",), 0.1 + SLOW_S, _slider(1.0), note=JOLTS),
+    FaultCase("speed slider at tenth", _slider(0.1), ("permit_lost",), 0.1 + SLOW_S, _slider(1.0), note=JOLTS),
     FaultCase("stop called", lambda cell: cell.operator.stop(), ("stop_requested",), SLOW_S),
 )  # fmt: skip

@@ -57,6 +57,7 @@ class Finding:
         detect_bound_s: within which the controller must say so; None where nobody is left to say it.
         worst: quantity -> greatest share of its limit on the arm during the case.
         problems: why it is not ok.
+        latest_s: how long a command was under way, at most; beyond the controller's splice it jolts, whoever made it.
     """
 
     fault: str
@@ -70,6 +71,7 @@ class Finding:
     worst: dict[str, float]
     problems: tuple[str, ...]
     note: str = ""
+    latest_s: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -92,7 +94,7 @@ def breaches(record: MotionRecord, bounds: Bounds, since_ns: int) -> tuple[dict[
 def judge(
     fault: str, record: MotionRecord, bounds: Bounds, *, began_ns: int, fault_ns: int, until_ns: int | None = None,
     expected: Sequence[str] = (), cause: str = "", detected_s: float | None = None, detect_bound_s: float | None = None,
-    must_stop: bool = True, note: str = "",
+    must_stop: bool = True, note: str = "", latest_s: float = 0.0,
 ) -> Finding:  # fmt: skip
     """The finding of one case.
 
@@ -107,6 +109,7 @@ def judge(
         detected_s, detect_bound_s: when the controller said so, and by when it had to.
         must_stop: False: motion must go on.
         note: for people.
+        latest_s: see `Finding`.
     """
     problems: list[str] = []
     if must_stop and expected and cause not in expected:
@@ -129,20 +132,20 @@ def judge(
     worst, broken = breaches(record, bounds, began_ns)
     return Finding(
         fault, tuple(expected), cause, detected_s, detect_bound_s, stopped, bound, round(moved, 6), worst,
-        (*problems, *broken), note,
+        (*problems, *broken), note, round(latest_s, 4),
     )  # fmt: skip
 
 
 def table(findings: Sequence[Finding]) -> str:
     """For people: one line per fault, and below it what was wrong."""
     times = f"{'detected':>8} {'(bound)':>8} {'stopped':>8} {'(bound)':>8}"
-    head = f"{'fault':26} {times}  {'cause':22} {'v':>5} {'a':>6} {'j':>6}  ok"
+    head = f"{'fault':26} {times}  {'cause':22} {'v':>5} {'a':>6} {'j':>6} {'under way':>9}  ok"
     lines = [head, "-" * len(head)]
     for f in findings:
         v, a, j = (f"{f.worst[name]:.2f}" if name in f.worst else "-" for name in ("velocity", "acceleration", "jerk"))
         lines.append(
             f"{f.fault:26} {_s(f.detected_s):>8} {_s(f.detect_bound_s):>8} {_s(f.stopped_s):>8} {_s(f.stop_bound_s):>8}"
-            f"  {f.cause or '-':22} {v:>5} {a:>6} {j:>6}  {'yes' if f.ok else 'NO'}"
+            f"  {f.cause or '-':22} {v:>5} {a:>6} {j:>6} {1000 * f.latest_s:>6.0f} ms  {'yes' if f.ok else 'NO'}"
         )
         lines += [f"    {problem}" for problem in f.problems]
     lines.append(f"{sum(f.ok for f in findings)} of {len(findings)} ok; v, a, j: worst share of the limit on the arm")

@@ -34,7 +34,7 @@ def run_case(cell: FaultStation, case: FaultCase, slack: float = 1.0) -> Finding
     cell.run()
     cell.pass_time(BEFORE_S)
     began_ns = cell.now_ns - int(BEFORE_S * 1e9)
-    cell.operator.first_cause = None
+    cell.operator.first_cause, cell.arm.latest_s = None, 0.0
     fault_ns = cell.now_ns
     bounds, detect_s = cell.bounds, None if case.detect_s is None else case.detect_s * slack
     if case.vendor:
@@ -56,6 +56,7 @@ def run_case(cell: FaultStation, case: FaultCase, slack: float = 1.0) -> Finding
     finding = judge(
         case.name, cell.arm.driver.record, bounds, began_ns=began_ns, fault_ns=fault_ns, expected=case.causes,
         cause=cause, detected_s=detected, detect_bound_s=detect_s, must_stop=not case.goes_on, note=case.note,
+        latest_s=cell.arm.latest_s,
     )  # fmt: skip
     if cell.operator.state != "fault_latched":
         cell.operator.stop()  # it goes on, as it should or not

@@ -89,6 +89,7 @@ class SimArmNode(Node):
             self._given[name] = self.declare_parameter(name, [0.0]).value
         self.declare_parameter("fault", "none", ParameterDescriptor(description=", ".join(FAULTS)))
         self.declare_parameter("clock_offset_s", 0.0)
+        self.latest_s = 0.0  # how long a command was under way, at most, in the arm's time
         self.clock_offset_ns, self.tells_driver_state = 0, True
         self._wall_ns = self._start_ns = time.time_ns()
         self.driver = self._build()
@@ -191,7 +192,10 @@ class SimArmNode(Node):
     def _on_trajectory(self, message: JointTrajectory, info: Any) -> None:
         trajectory = trajectory_of(message, self.clock_offset_ns)
         received_ns = info.get("received_timestamp", 0) if isinstance(info, dict) else info.received_timestamp
-        self.driver.at(self._arm_ns(received_ns or time.time_ns()), lambda: self._command(trajectory))
+        arrived_ns = self._arm_ns(received_ns or time.time_ns())
+        if trajectory.stamp_ns:
+            self.latest_s = max(self.latest_s, (arrived_ns - trajectory.stamp_ns) * 1e-9)
+        self.driver.at(arrived_ns, lambda: self._command(trajectory))
 
     def _command(self, trajectory: Any) -> None:
         refused = self.driver.refused
