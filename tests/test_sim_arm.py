@@ -204,5 +204,7 @@ def test_record_finds_the_breach_and_the_instant_of_rest():
     assert found["acceleration"].cycles == 0
     assert found["acceleration"].worst == pytest.approx(1.0, rel=1e-2)
     assert found["jerk"].worst == pytest.approx(1 / 0.9, rel=2e-2)
+    begun = record.breaches(Allowed([-1.0], [0.6], [1.0], None, [2 * math.pi**2]), since_ns=START + 250 * MS)
+    assert begun["jerk"].worst < 1.02, "a table that begins in motion does not begin with a jolt"
     assert "velocity 1.11 (a," in summary(found, ("a",))
     assert record.breaches(Allowed([-1.0], [0.6], [1.0]))["velocity"].cycles == 0

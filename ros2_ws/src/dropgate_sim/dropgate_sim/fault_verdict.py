@@ -37,7 +37,7 @@ class Bounds:
     allowed: Allowed
     commit_s: float
     tick_s: float
-    judge: tuple[str, ...] = ("position", "velocity", "acceleration")
+    judge: tuple[str, ...] = QUANTITIES
 
     @property
     def stop_s(self) -> float:
