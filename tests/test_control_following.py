@@ -8,6 +8,7 @@ import pytest
 from control_world import World
 
 from runtime.control.following import Following
+from runtime.control.state import State
 from runtime.safety.motion import Measured
 from runtime.safety.trajectory import _FILTER, CommandKind, SafeTrajectory
 from runtime.telemetry import StopCause
@@ -79,3 +80,18 @@ def test_loop_plans_in_the_robots_own_time_and_an_arm_that_does_not_obey_is_a_fa
     world.step(1)
     assert controller.incident.cause is StopCause.NOT_FOLLOWING
     assert "it stands" in controller.incident.text
+
+
+def test_stop_of_a_robot_at_speed_zero_is_over_at_once_and_nothing_is_sent_for_later():
+    world = World().ready()
+    world.controller.start("go")
+    world.step(30)
+    assert world.speed > 0.1
+    world.controller.scaled(0.0)
+    world.controller.fault(StopCause.PERMIT_LOST, "the guard")
+    tick = world.step(1)
+    assert tick.command is None
+    assert world.controller.state is State.FAULT_LATCHED
+    world.controller.scaled(1.0)
+    world.step(20)
+    assert all(tick.command is None for tick in world.ticks[-20:])

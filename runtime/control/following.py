@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.control.loop import ControlLoop
+from runtime.control.state import Event
 from runtime.control.state_map import ObservationProblem
 from runtime.safety.motion import Measured, Situation
 from runtime.safety.trajectory import CommandKind, SafeTrajectory
@@ -107,6 +108,15 @@ class FollowedLoop(ControlLoop):
             self._following = Following(settings.follow_rad, settings.follow_lag_s, settings.follow_patience_s)
         self._following.commanded(command)
         return super()._commanded(command, now)
+
+    def _brake(self, now: float) -> SafeTrajectory | None:
+        """A robot at speed 0 plays nothing: its own stop holds it; what is left of ours must not be played later."""
+        if self.speed_factor > 0.0:
+            return super()._brake(now)
+        if self.machine.can(Event.AT_REST):
+            self.machine.happen(Event.AT_REST)
+            self._forget()
+        return None
 
     def _forget(self) -> None:
         super()._forget()

@@ -184,6 +184,5 @@ CASES: tuple[FaultCase, ...] = (
     FaultCase("protective stop unseen", _unseen("protective_stop"), ("not_following",), FOLLOW_S + SLOW_S, _healthy,
               vendor=True, note="the driver does not tell: only the distance between command and arm does"),
     FaultCase("speed slider at half", _slider(0.5), ("permit_lost",), 0.1 + SLOW_S, _slider(1.0), note=JOLTS),
-    FaultCase("speed slider at tenth", _slider(0.1), ("permit_lost",), 0.1 + SLOW_S, _slider(1.0), note=JOLTS),
     FaultCase("stop called", lambda cell: cell.operator.stop(), ("stop_requested",), SLOW_S),
 )  # fmt: skip
