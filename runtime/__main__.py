@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m runtime verify | inspect | admit | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, `replay RECORDING`;
-and `worker`, which controllers start.
+"""`python -m runtime verify | inspect | admit | build ARTIFACT`, `bench ARTIFACT [ARTIFACT...]`, `replay RECORDING`,
+`check-robot FILE`; and `worker`, which controllers start.
 
 Exit 0 = fine, 1 = refused with one sentence, 2 = usage; for `admit` 2 also = it could not be found out.
 """
@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("recording", type=Path, metavar="RECORDING", help="an .mcap of the controller, or its .part")
     replay.add_argument("--json", action="store_true", help="print JSON for programs")
     replay.set_defaults(run=_replay)
+    robot = commands.add_parser("check-robot", help="is a robot's parameter file complete and without contradiction")
+    robot.add_argument("file", type=Path, metavar="FILE", help="launch/config/<robot>.yaml")
+    robot.add_argument(
+        "--template", action="store_true", help="lines marked CELL may be open: nobody runs this cell yet"
+    )
+    robot.add_argument("--json", action="store_true", help="print JSON for programs")
+    robot.set_defaults(run=_check_robot)
     worker = commands.add_parser("worker", help="answer one controller over an inherited socket; not started by hand")
     _add_worker(worker)
     for command in (verify, admit, inspect, bench, build, worker):
@@ -230,6 +237,21 @@ def _build(options: argparse.Namespace) -> Answer:
     engine, fresh = build_engine(options.artifact, cache, builder, settings, lambda line: print(line, file=sys.stderr))
     folder = cache.root / engine.record.key.digest
     return True, {"built_now": fresh, "entry": str(folder), "record": encode(engine.record)}
+
+
+def _check_robot(options: argparse.Namespace) -> Answer:
+    from runtime.control.robot_check import check_robot
+
+    report = check_robot(options.file)
+    ok = not report.refused if options.template else report.ready
+    answer = {"ok": ok, **dataclasses.asdict(report)}
+    if options.json:
+        return ok, answer
+    stop = "" if report.stop_s is None else f"; a stop takes at most {report.stop_s:.2f} s"
+    lines = [f"{report.robot}: {'ok' if ok else 'refused'}{stop}"]
+    lines += [f"  refused: {reason}" for reason in report.refused]
+    lines += [f"  to be filled, line {line.number}: {line.text}" for line in report.cell]
+    return ok, {TEXT: lines}
 
 
 def _worker(options: argparse.Namespace) -> Answer:

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vendor's word outranks ours: unknown, silent or stopped is no; and an arm that does not follow is noticed."""
+"""The vendor's word outranks ours: unknown, silent or stopped is no."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from runtime.clock import FakeClock
 from runtime.control.driver import VENDORS, Driver
-from runtime.control.following import Following, FollowLimits
 from runtime.errors import ContractError
-from runtime.safety import trajectory
-from runtime.safety.trajectory import CommandKind, SafeTrajectory
 
 SPEED = "/speed_scaling_state_broadcaster/speed_scaling"
 SAFETY = "/io_and_status_controller/safety_mode"
@@ -96,57 +92,3 @@ def test_nonsense_is_refused() -> None:
         Driver("acme", FakeClock())
     with pytest.raises(ContractError, match="full_speed"):
         Driver("ur", FakeClock(), full_speed=0.0)
-
-
-NAMES = ("a", "b")
-
-
-def ramp(start_s: float, place: float = 0.0, speed: float = 0.5) -> SafeTrajectory:
-    """Joint a moves at `speed` for half a second, then rests."""
-    times = np.array([0.0, 0.5])
-    positions = np.array([[place, 0.0], [place + 0.5 * speed, 0.0]])
-    velocities = np.array([[speed, 0.0], [0.0, 0.0]])
-    return SafeTrajectory(
-        CommandKind.JOINT_TRAJECTORY, NAMES, start_s, times, velocities, positions, None, 1.0,
-        seal=trajectory._FILTER,
-    )  # fmt: skip
-
-
-def follow(delay_s: float, gain: float = 1.0, seconds: float = 2.0) -> str:
-    """An arm that does what it is told `delay_s` later; the first objection."""
-    following, sent = Following(FollowLimits(error_rad=0.02, lag_s=0.2, patience_s=0.1)), []
-    for tick in range(int(seconds / 0.02)):
-        now = 100.0 + 0.02 * tick
-        sent.append(ramp(now, place=0.5 * 0.02 * tick))
-        following.sent(sent[-1])
-        held = next((c for c in reversed(sent) if c.start_s <= now - delay_s), sent[0])
-        place = held.at(max(now - delay_s, held.start_s))[0]
-        said = following.objection({"a": gain * place[0], "b": 0.0, "other": 9.0}, now)
-        if said:
-            return said
-    return ""
-
-
-@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.15])
-def test_an_arm_that_follows_with_a_lag_is_fine(delay_s: float) -> None:
-    assert follow(delay_s) == ""
-
-
-@pytest.mark.parametrize(("delay_s", "gain"), [(0.6, 1.0), (0.0, 0.0), (0.0, 1.3)])
-def test_one_that_does_not_is_noticed(delay_s: float, gain: float) -> None:
-    assert follow(delay_s, gain).startswith("a is ")
-
-
-def test_a_joint_that_is_not_reported_does_not_follow() -> None:
-    following = Following(FollowLimits())
-    following.sent(ramp(1.0))
-    following.objection({"a": 0.0}, 1.0)
-    assert "away" in following.objection({"a": 0.0}, 2.0)
-
-
-def test_nothing_is_expected_of_an_arm_at_rest() -> None:
-    following = Following(FollowLimits(patience_s=0.01))
-    assert following.objection({}, 1.0) == ""
-    following.sent(ramp(1.0))
-    following.forget()
-    assert following.objection({"a": 9.0, "b": 9.0}, 2.0) == ""

@@ -72,3 +72,25 @@ def test_a_second_commander_is_an_objection():
 def test_settings_without_sense_are_refused(changes):
     with pytest.raises(ValueError, match="guard"):
         GuardSettings(**changes)
+
+
+def test_a_driver_whose_program_stands_or_whose_speed_is_zero_is_an_objection():
+    watch, clock = guard(watch_program=True, watch_scaling=True)
+    alive(watch, clock)
+    assert "speed scaling" in watch.objection()
+    watch.scaling(1.0)
+    assert "driver's program" in watch.objection()
+    watch.program(True)
+    assert watch.objection() == ""
+    watch.program(False)
+    assert "does not run" in watch.objection()
+    watch.program(True)
+    watch.scaling(0.0)
+    assert "scaling is 0" in watch.objection()
+    watch.scaling(0.5)
+    assert "scaling is 0.5" in watch.objection(), "a stream jolts while the controller is slowed"
+    watch.scaling(1.0)
+    clock.advance(0.6)
+    watch.heartbeat(-1)
+    watch.joints()
+    assert "speed scaling" in watch.objection(), "a report that has ended"

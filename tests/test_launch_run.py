@@ -17,6 +17,7 @@ rclpy = pytest.importorskip("rclpy", reason="ros: rclpy not installed. Next: mak
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS installation, not with its wheels")
 
 from dropgate_interfaces.msg import RuntimeStatus, SceneStatus  # noqa: E402
+from dropgate_sim.fault_artifact import scripted_artifact  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
@@ -115,3 +116,16 @@ def test_simulated_arm_and_controller_share_the_simulations_time(watcher: Watche
         wait_state(watcher, "idle", log)
         wait_for(lambda: watcher.look() or watcher.scene is not None, lambda: log.read_text()[-4000:], patience_s=180.0)
         wait_for(lambda: watcher.look() or watcher.status.header.stamp.sec < 1000, lambda: str(watcher.status))
+
+
+def test_mock_of_a_real_arm_takes_the_drivers_place(watcher: Watcher, tmp_path: Path) -> None:
+    pytest.importorskip("mujoco", reason="sim: mujoco not installed. Next: make install (extra `sim`)")
+    names = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
+    joints = tuple(f"{name}_joint" for name in names)
+    artifact, log = scripted_artifact(tmp_path, joints, ("agentview", "wrist")).root, tmp_path / "launch.log"
+    with launched("controller.launch.py", log, robot="ur5e", artifact=artifact, use_mock="true"):
+        wait_state(watcher, "idle", log)
+        assert watcher.count_publishers("/joint_states") == 1
+        topic = "/dropgate_sim/scaled_joint_trajectory_controller/joint_trajectory"
+        assert watcher.count_subscribers(topic) == 1
+        assert watcher.count_publishers(topic) == 0, "shadow mode"

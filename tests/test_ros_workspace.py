@@ -60,7 +60,7 @@ FIELDS = {
 }  # fmt: skip
 EXECUTABLES = {
     "dropgate_controller": {"controller_node", "guard_node"},
-    "dropgate_sim": {"regress", "sim_robot_node"},
+    "dropgate_sim": {"regress", "sim_arm_node", "sim_robot_node"},
 }
 
 

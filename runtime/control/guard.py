@@ -21,15 +21,24 @@ class GuardSettings:
         joints_s: of the robot's joint states.
         require_enable: an operator's enabling input must be held too.
         enable_s: of that input.
+        watch_program: the driver says, once and on every change, whether its program runs on the robot; it must.
+        watch_scaling: the driver says all the time how much of the speed the robot goes, 0 to 1.
+        least_scaling: less is no permission. A joint_trajectory_controller up to Kilted begins each new trajectory by
+            absolute time however slow its own goes, so a stream jolts while it is slowed (docs/online.md).
+        scaling_s: of that report.
     """
 
     heartbeat_s: float = 0.3
     joints_s: float = 0.5
     require_enable: bool = False
     enable_s: float = 0.2
+    watch_program: bool = False
+    watch_scaling: bool = False
+    scaling_s: float = 0.5
+    least_scaling: float = 0.99
 
     def __post_init__(self) -> None:
-        for name in ("heartbeat_s", "joints_s", "enable_s"):
+        for name in ("heartbeat_s", "joints_s", "enable_s", "scaling_s"):
             if not 0.0 < getattr(self, name) < 60.0:
                 raise ValueError(f"guard: {name} is {getattr(self, name)}, expected seconds above 0 and below 60")
 
@@ -42,6 +51,8 @@ class Guard:
         self._beat: int | None = None
         self._seen: dict[str, float] = {}
         self.publishers = 0
+        self._running: bool | None = None
+        self._scaling = 1.0
 
     def heartbeat(self, count: int) -> None:
         """The controller's counter; only a counter that moves is a sign of life."""
@@ -60,18 +71,35 @@ class Guard:
         else:
             self._seen.pop("enable", None)
 
+    def program(self, running: bool) -> None:
+        """The driver: its program runs on the robot, or a vendor's stop or the pendant has ended it."""
+        self._running = running
+
+    def scaling(self, share: float) -> None:
+        """The driver: share of the speed that the robot goes, 0 to 1."""
+        self._scaling = share
+        self._seen["scaling"] = self._wall.now()
+
     def objection(self) -> str:
         """Why motion is not permitted, in words; empty if it is."""
         settings = self._settings
         watched = [("heartbeat", settings.heartbeat_s, "the controller"), ("joints", settings.joints_s, "the robot")]
         if settings.require_enable:
             watched.append(("enable", settings.enable_s, "the enabling input"))
+        if settings.watch_scaling:
+            watched.append(("scaling", settings.scaling_s, "the robot's speed scaling"))
         for name, limit, who in watched:
             seen = self._seen.get(name)
             if seen is None:
                 return f"nothing has been heard from {who}"
             if self._wall.now() - seen > limit:
                 return f"{who} has been silent for {self._wall.now() - seen:.2f} s, at most {limit:g} s is allowed"
+        if settings.watch_program and not self._running:
+            if self._running is None:
+                return "nothing has been heard of the driver's program"
+            return "the driver's program does not run: a stop of the robot's own safety, or at the pendant"
+        if settings.watch_scaling and not self._scaling >= settings.least_scaling:
+            return f"the robot's speed scaling is {self._scaling:g}, expected at least {settings.least_scaling:g}"
         if self.publishers > 1:
             return f"{self.publishers} nodes publish commands for this arm, expected one"
         return ""

@@ -26,7 +26,7 @@ KEPT = 8  # samples of a camera
 KEPT_ROBOT = 128  # samples of joints and pose: faster than cameras
 EDGE_S = 1e-6  # stamps are sums of floats
 FUTURE_S = 0.02  # how far a stamp may be ahead of our clock
-FROZEN_FRAMES, FROZEN_MOTION_M = 5, 0.01
+FROZEN_FRAMES, FROZEN_MOTION_M, FROZEN_MOTION_RAD = 5, 0.01, 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,14 +204,21 @@ class ObservationBuffer:
             stream.place_when_new = self._place()
 
     def _place(self) -> NDArray[np.float64] | None:
-        tcp = self._streams.get(TCP)
-        return None if tcp is None or not tcp.samples else tcp.samples[-1][1].position
+        """Where the arm is: its tool [m], or its joints [rad] where no tool pose is listened to."""
+        stream = self._streams.get(TCP, self._streams.get(JOINTS))
+        if stream is None or not stream.samples:
+            return None
+        value = stream.samples[-1][1]
+        if isinstance(value, Pose):
+            return value.position
+        return np.array([value.positions[name] for name in self._joints], dtype=np.float64)
 
     def _moved_since(self, stream: _Stream) -> bool:
         place = self._place()
         if place is None or stream.place_when_new is None:
             return False
-        return float(np.linalg.norm(place - stream.place_when_new)) > FROZEN_MOTION_M
+        limit = FROZEN_MOTION_M if TCP in self._streams else FROZEN_MOTION_RAD
+        return float(np.linalg.norm(place - stream.place_when_new)) > limit
 
     def _newest(self, name: str, now_s: float) -> tuple[float, Any] | None:
         if name not in self._streams:

@@ -27,6 +27,9 @@ class Settings:
         max_clock_step_s: a larger step of the clock during motion is a fault.
         max_duration_s: of a task without one of its own.
         blend: how a new chunk meets the one in use.
+        follow_rad: distance of a joint from its command that may last.
+        follow_lag_s: how far behind its commands an arm may run.
+        follow_patience_s: how long a distance may last; longer is a fault.
     """
 
     pace: Pace
@@ -41,3 +44,6 @@ class Settings:
     max_clock_step_s: float = 0.5
     max_duration_s: float = 120.0
     blend: Blend = field(default_factory=Blend)
+    follow_rad: float = 0.05
+    follow_lag_s: float = 0.15
+    follow_patience_s: float = 0.1

@@ -22,6 +22,7 @@ setup(
     entry_points={
         "console_scripts": [
             "regress = dropgate_sim.regress:main",
+            "sim_arm_node = dropgate_sim.sim_arm_node:main",
             "sim_robot_node = dropgate_sim.sim_robot_node:main",
         ]
     },

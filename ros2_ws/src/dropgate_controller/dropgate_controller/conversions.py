@@ -111,15 +111,18 @@ def twist_from(command: SafeTrajectory, frame: str) -> TwistStamped:
 
 
 def joint_trajectory_from(command: SafeTrajectory) -> JointTrajectory:
-    """What joint_trajectory_controller takes: positions, velocities and accelerations, at rest at the end."""
+    """What joint_trajectory_controller takes: positions, velocities and accelerations, at rest at the end.
+
+    The first point is the one that holds now. With it the controller plays our curve by absolute time from the first
+    cycle on; without it, it would join its own last command to our second point, and give that command the time of the
+    cycle before (read in ros2_controllers @94e74de, `update`), which doubles the speed for one cycle of every message.
+    """
     if command.positions is None or command.accelerations is None:
         raise ConversionError("a twist cannot be sent as a joint trajectory")
     message = JointTrajectory(joint_names=list(command.names))
     message.header.stamp = stamp_of(command.start_s)
-    later = zip(
-        command.times_s[1:], command.positions[1:], command.velocities[1:], command.accelerations[1:], strict=True
-    )
-    for time_s, position, velocity, acceleration in later:
+    rows = zip(command.times_s, command.positions, command.velocities, command.accelerations, strict=True)
+    for time_s, position, velocity, acceleration in rows:
         point = JointTrajectoryPoint(
             positions=position.tolist(), velocities=velocity.tolist(), accelerations=acceleration.tolist()
         )

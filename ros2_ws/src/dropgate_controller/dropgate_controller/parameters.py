@@ -73,6 +73,7 @@ class Station:
     tcp_frame: str
     permit_topic: str
     enable_topic: str
+    scaling_topic: str
     cameras: tuple[Camera, ...]
     state: tuple[str, ...]
     tick_hz: float
@@ -108,6 +109,7 @@ _PLAIN: dict[str, tuple[Any, str]] = {
     "tcp.frame": ("", "frame_id that the pose must have"),
     "permit_topic": ("/dropgate_guard/permit", "std_msgs/Bool of the guard"),
     "enable_topic": ("/enable", "std_msgs/Bool of the enabling input"),
+    "driver.scaling_topic": ("", "std_msgs/Float64, percent of the speed that the robot goes; empty = always all"),
     "state": ([""], "source of every entry of the policy's state: tcp.x|y|z|rx|ry|rz or joint.<name>"),
     "require_permit": (True, "the guard must permit motion all the time"),
     "require_enable": (False, "the enabling input must be held all the time"),
@@ -133,6 +135,9 @@ _NUMBERS: dict[str, tuple[float, float, float, str]] = {
     "max_pause_s": (2.0, 0.1, 60.0, "waiting for a chunk, longer is a fault [s]"),
     "max_clock_step_s": (0.5, 0.05, 5.0, "larger steps of the clock are a fault [s]"),
     "max_duration_s": (120.0, 1.0, 3600.0, "of a task that names none [s]"),
+    "follow_rad": (0.05, 0.001, 1.0, "distance of a joint from its command that may last [rad]"),
+    "follow_lag_s": (0.15, 0.0, 0.5, "how far behind its commands an arm may run [s]"),
+    "follow_patience_s": (0.1, 0.0, 1.0, "how long such a distance may last [s]"),
     "worker.start_timeout_s": (120.0, 1.0, 1800.0, "verify, load and warm up [s]"),
     "worker.request_timeout_s": (1.0, 0.05, 60.0, "of one inference; then the worker is killed [s]"),
     "limits.max_chunk_age_s": (0.5, 0.05, 2.0, "from observation to use [s]"),
@@ -210,6 +215,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
             name: _value(node, name)
             for name in (
                 "ramp_in_s", "late_speed", "permit_timeout_s", "max_pause_s", "max_clock_step_s", "max_duration_s",
+                "follow_rad", "follow_lag_s", "follow_patience_s",
             )
         },
     )  # fmt: skip
@@ -242,6 +248,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
         tcp_frame=_value(node, "tcp.frame"),
         permit_topic=_topic(node, "permit_topic"),
         enable_topic=_topic(node, "enable_topic"),
+        scaling_topic=_value(node, "driver.scaling_topic"),
         cameras=tuple(_camera(node, key) for key in policy.observation.image_keys),
         state=tuple(name for name in _value(node, "state") if name),
         tick_hz=_value(node, "tick_hz"),

@@ -10,7 +10,7 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.lifecycle import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, Float64
 
 from dropgate_controller import conversions
 from dropgate_controller.assembly import Loaded
@@ -53,4 +53,8 @@ def subscribe(node: Node, loaded: Loaded, take: Take, reliable: QoSProfile) -> I
             qos_profile_sensor_data,
         )  # fmt: skip
     yield hear(Bool, station.permit_topic, lambda m: permission.permit(m.data), reliable)
+    if station.scaling_topic:
+        yield hear(
+            Float64, station.scaling_topic, lambda m: loaded.controller.scaled(m.data / 100.0), qos_profile_sensor_data
+        )
     yield hear(Bool, station.enable_topic, lambda m: permission.enable(m.data), reliable)

@@ -5,38 +5,24 @@ from __future__ import annotations
 
 import array
 import io
-from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Time
 from dropgate_interfaces.msg import SceneStatus
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from numpy.typing import NDArray
-from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory
 
 from dropgate_sim.faults import Reading
+from dropgate_sim.ros_time import SECOND_NS, clock, nanoseconds, stamp
 from dropgate_sim.sim_robot import FRAME, RobotState, Scene
 
-SECOND_NS = 1_000_000_000
+__all__ = [
+    "clock", "compressed_image", "image", "joint_state", "nanoseconds", "scene_status", "stamp", "tool_pose",
+    "trajectory_of", "twist_of",
+]  # fmt: skip
 PNG = "rgb8; png compressed bgr8"  # image_transport's way to say: decodes to bgr8, was rgb8
-
-
-def stamp(time_ns: int) -> Time:
-    """Nanoseconds -> message."""
-    return Time(sec=time_ns // SECOND_NS, nanosec=time_ns % SECOND_NS)
-
-
-def nanoseconds(time: Any) -> int:
-    """Time or Duration message -> nanoseconds."""
-    return int(time.sec) * SECOND_NS + int(time.nanosec)
-
-
-def clock(time_ns: int) -> Clock:
-    """`/clock`."""
-    return Clock(clock=stamp(time_ns))
 
 
 def joint_state(reading: Reading) -> JointState | None:

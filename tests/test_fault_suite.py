@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fault suite's quick part on a real cell over DDS: controller, guard and worker as processes, the MuJoCo arm here.
+
+In slow motion, because two cores do the work of many here; `python -m dropgate_sim.faults_suite` runs all of it.
+Accelerations are shown and not judged in slow motion on a busy machine: a tick that comes late is a late tick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ros]
+pytest.importorskip("rclpy", reason="ros: rclpy not installed. Next: make install-ros")
+pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not built. Next: make install-ros ros-build")
+pytest.importorskip("mujoco", reason="sim: mujoco not installed. Next: make install (extra `sim`)")
+
+from dropgate_sim.fault_cases import CASES  # noqa: E402
+from dropgate_sim.fault_station import FaultStation  # noqa: E402
+from dropgate_sim.fault_verdict import table  # noqa: E402
+from dropgate_sim.faults_suite import main, run_suite  # noqa: E402
+
+from runtime.telemetry import StopCause  # noqa: E402
+
+ROBOT = Path(__file__).resolve().parent.parent / "launch" / "config" / "ur5e.yaml"
+PACE, SLACK = 0.5, 3.0
+LATER = {"driver_stopped"}  # causes that the controller does not know yet
+
+
+class PatientStation(FaultStation):
+    """Judges what a busy machine cannot spoil."""
+
+    @property
+    def bounds(self):
+        return dataclasses.replace(super().bounds, judge=("position", "velocity"))
+
+
+def test_quick_faults_end_in_a_stop_with_the_right_cause(tmp_path):
+    cases = [case for case in CASES if case.quick]
+    with PatientStation(ROBOT, tmp_path / "cell", PACE, patience_s=120.0) as cell:
+        found = run_suite(cell, cases, print, SLACK)
+    assert len(found) == len(cases)
+    assert all(finding.ok for finding in found), "\n" + table(found)
+
+
+def test_every_case_has_a_name_of_its_own_and_causes_that_exist():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names) >= 30
+    known = {cause.value for cause in StopCause} | LATER
+    for case in CASES:
+        assert set(case.causes) <= known, case.name
+        assert case.goes_on or case.causes or "controller" in case.name, "somebody must say why"
+        assert not (case.goes_on and case.causes)
+        assert (case.detect_s is not None) == bool(case.causes)
+
+
+def test_unknown_fault_is_refused_with_the_list(capsys):
+    assert main(["--only", "volcano"]) == 2
+    assert "camera drop" in capsys.readouterr().err
