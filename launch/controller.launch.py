@@ -4,7 +4,7 @@
 The controller is configured (it verifies and loads the artifact) and then activated; it moves nothing before somebody
 arms it and gives it a task, and nothing at all in shadow mode. A real arm also needs `trust_store:=DIR` and
 `station_policy:=FILE`: only what this station's keys have released moves. The robot's driver is started apart.
-With `use_mock:=true` a simulated arm (`dropgate_sim`) with the same joints and topics below /dropgate_sim takes its place.
+With `use_mock:=true` a simulated arm (`dropgate_sim`) with the same joints, on topics below /dropgate_sim, is started.
 """
 
 from launch import LaunchDescription
