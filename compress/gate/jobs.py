@@ -42,7 +42,7 @@ class WorkerSetup:
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to run. `actions` are replayed if the arm is `blind`; `film` is a PNG to draw, or empty.
+    """One episode to run. `actions` are replayed if the arm is `blind`; `film`: an `.npz` for what was seen, or empty.
 
     `panel` names the robustness axis that perturbs the scene, or a panel that does not.
     """
