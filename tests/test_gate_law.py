@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 
+from compress.gate.bets import growth_optimal
 from compress.gate.sequence import confidence_sequence
 from compress.gate.stats import Outcome, PairedTest, decide, wealth_paths
 
@@ -161,3 +162,17 @@ def test_a_wealth_of_exactly_one_over_alpha_passes_and_its_bound_is_above_the_ma
     exact = PairedTest(0.1, 1 / reached)
     count = next(n for n in range(38, 43) if decide([0.0] * n, exact).outcome is Outcome.PASS)
     assert confidence_sequence([0.0] * count, exact).lower > -0.1
+
+
+@pytest.mark.parametrize("discordant", [0.02, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("margin", [0.02, 0.1, 0.3])
+def test_the_growth_optimal_bet_has_the_largest_mean_log(discordant, margin):
+    """docs/gate-statistics.md: of all bets against -margin, on a candidate that is equal."""
+    chances, values = (discordant / 2, 1 - discordant, discordant / 2), (margin - 1, margin, margin + 1)
+    found = float(growth_optimal(np.array([discordant]), np.array([margin]))[0])
+
+    def growth(bet):
+        return sum(p * np.log1p(bet * x) for p, x in zip(chances, values, strict=True))
+
+    assert 0.0 < found < 1.0 / (1.0 - margin)
+    assert all(growth(found) > growth(found * factor) for factor in (0.97, 1.03))

@@ -12,6 +12,7 @@ import pytest
 from test_gate_judge import ARMS, good, plan_of, play, report
 
 from compress.gate.floor import task_floors
+from compress.gate.intervals import tango_score
 from compress.gate.judge import extra_jobs, judge, level_vetoes
 from compress.gate.panel_verdict import judge_panel
 from compress.gate.panels import judge_panels
@@ -20,7 +21,7 @@ from compress.gate.report import write_report
 from compress.gate.spec import GateSpec
 from compress.gate.stats import Outcome, PairedTest
 from compress.gate.verdict import Verdict, verdict_of
-from compress.gate.vetoes import fewest_losses, holm, pairs_to_speak, vetoes, worse_p
+from compress.gate.vetoes import _score, fewest_losses, holm, pairs_to_speak, vetoes, worse_p
 
 
 @pytest.mark.parametrize("pairs", [4, 6])
@@ -76,6 +77,15 @@ def test_few_pairs_cannot_veto_and_the_table_says_how_many_can():
 def test_impossible_counts_are_refused(counts):
     with pytest.raises(ValueError, match="expected"):
         worse_p(*counts)
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.1])
+def test_outcomes_are_ordered_by_tangos_score(margin):
+    for pairs in (1, 7, 30):
+        for lost in range(pairs + 1):
+            for gained in range(0, pairs - lost + 1, 3):
+                ours = _score(np.array([lost]), np.array([gained]), pairs, margin)[0]
+                assert ours == pytest.approx(-tango_score(lost, gained, pairs, -margin), rel=1e-9, abs=1e-9)
 
 
 def test_an_unknown_level_is_refused():

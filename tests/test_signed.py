@@ -25,7 +25,7 @@ from signing_factory import NOW, SERIAL, nothing_revoked, people, trusted, write
 from runtime.contract import ed25519
 from runtime.contract.conventions import Verdict
 from runtime.contract.dsse import Envelope, encoding, sign
-from runtime.contract.loading_limits import INSTRUCTION_CHARACTERS
+from runtime.contract.loading_limits import INSTRUCTION_CHARACTERS, SIGNED_TEXT
 from runtime.contract.statements import BUILD_TYPE, RELEASE_TYPE, BuildStatement, ReleaseStatement
 from runtime.contract.trust_store import KEYS_FILE, REVOKED_FILE, Role, TrustStore
 from runtime.contract.utc_time import format_utc, parse_utc
@@ -355,6 +355,35 @@ def test_unknown_field_of_a_store_is_refused(store: Path, file: str) -> None:
     (store / file).write_text(json.dumps({**data, "allow_all": True}))
     with pytest.raises(TrustError, match="unknown keys"):
         TrustStore.load(store)
+
+
+@pytest.mark.parametrize("wrong", [5, None, [], {}, True, ""])
+@pytest.mark.parametrize("field", ["keyid", "role", "public_key", "name", "not_after"])
+def test_key_with_a_field_of_another_kind_is_refused(store: Path, field: str, wrong: object) -> None:
+    data = json.loads((store / KEYS_FILE).read_bytes())
+    data["keys"][0][field] = wrong
+    (store / KEYS_FILE).write_text(json.dumps(data))
+    with pytest.raises(TrustError, match=f"{field}|public key"):
+        TrustStore.load(store)
+
+
+@pytest.mark.parametrize("wrong", [5, None, {"a": 1}, "text", [5], [None]])
+@pytest.mark.parametrize("field", ["keys", "artifacts", "releases"])
+def test_list_of_a_store_that_is_none_is_refused(store: Path, field: str, wrong: object) -> None:
+    files = (KEYS_FILE, REVOKED_FILE) if field == "keys" else (REVOKED_FILE,)
+    for file in files:
+        before = (store / file).read_bytes()
+        (store / file).write_text(json.dumps({**json.loads(before), field: wrong}))
+        with pytest.raises(TrustError, match=file):
+            TrustStore.load(store)
+        (store / file).write_bytes(before)
+
+
+def test_shortest_and_longest_name_of_a_key() -> None:
+    for name in ("x", "x" * SIGNED_TEXT):
+        assert trusted(WHO.builder, Role.BUILDER, name=name).name == name
+    with pytest.raises(ContractError, match=r"key\.name"):
+        trusted(WHO.builder, Role.BUILDER, name="x" * (SIGNED_TEXT + 1))
 
 
 def link(path: Path) -> None:
