@@ -11,7 +11,7 @@ Two times: `now` is the clock's; the *played* time runs slower by the controller
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from runtime.contract.chunk import ActionChunk
 from runtime.contract.conventions import DimRole, GripperSign
 from runtime.safety.bridge import bridge
 from runtime.safety.curve import NEAR_S, Curve, resting
+from runtime.safety.joint_plan import Command, Plan, by_name, same
 from runtime.safety.joint_rows import RowSource, row_source
 from runtime.safety.kinematics import Kinematics
 from runtime.safety.limits import JointLimits, Timing
@@ -33,32 +34,8 @@ from runtime.telemetry import StopCause
 
 SLOWER = (1.0, 0.6, 0.3, 0.12)  # of the wanted speed, tried in turn
 _FOLLOW, _JOIN = (0.95, 0.9, 0.85), (0.97, 0.94, 0.94)  # shares of speed, acceleration, jerk: along the path, onto it
-_ON_PATH = (1e-12, 1e-10, 1e-7)  # rad, rad/s, rad/s^2
 _SAME_INSTANT_S = 2e-9  # times are rounded to whole nanoseconds
 _SETTLED_RAD = 0.01  # a controller holds its last set-point, and the arm stands so near to it
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What follows the splice: `curve` in played time; at `since_s` it is `progress_s` into the chunk."""
-
-    chunk: AdmittedChunk
-    curve: Curve
-    rate: float
-    since_s: float
-    progress_s: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Command:
-    """What was released, in played time: committed until `commit_s`, then its stop."""
-
-    curve: Curve
-    played: Played
-    commit_s: float
-    rate: float
-    plan: _Plan | None
-    forgotten: bool = False
 
 
 class JointPath:
@@ -75,8 +52,8 @@ class JointPath:
         self._stops = StopPlanner(limits.acceleration, limits.jerk)
         self._tool = ToolCheck(arm, limits.tool) if arm is not None and limits.tool is not None else None
         self._monitor = Monitor(limits, arm)
-        self._last: _Command | None = None
-        self._made: tuple[Motion, _Command] | None = None
+        self._last: Command | None = None
+        self._made: tuple[Motion, Command] | None = None
         self._held: Floats | None = None  # where the controller was left
         self._played_s, self._now_s = 0.0, -np.inf
 
@@ -209,14 +186,14 @@ class JointPath:
         near = held is not None and np.abs(held - measured).max() <= _SETTLED_RAD
         return held if near and held is not None else measured
 
-    def _plan(self, chunk: AdmittedChunk, progress_s: float, head: Curve, rate: float) -> _Plan | None:
+    def _plan(self, chunk: AdmittedChunk, progress_s: float, head: Curve, rate: float) -> Plan | None:
         """The plan in hand, if the arm is on it at this rate; otherwise a way onto the chunk's path."""
         assert chunk.path is not None
         start, state = head.end_s, (head.positions[-1], head.velocities[-1], head.accelerations[-1])
         plan = None if self._last is None else self._last.plan
         if plan is not None and plan.chunk is chunk and plan.rate == rate and start < plan.curve.end_s - NEAR_S:
             expected = plan.progress_s + rate * (head.start_s - plan.since_s)
-            if abs(expected - progress_s) < 1e-3 and _same(state, plan.curve.at(start)):
+            if abs(expected - progress_s) < 1e-3 and same(state, plan.curve.at(start)):
                 return plan
         at_splice = progress_s + rate * (start - head.start_s)
         way = bridge(state, chunk.path, at_splice, rate, self._join)
@@ -229,9 +206,9 @@ class JointPath:
             if abs(after.start_s - joined) > _SAME_INSTANT_S:
                 return None  # beside a knot after all
             way = way.joined(after.slowed(rate, way.end_s, joined))
-        return _Plan(chunk, way, rate, head.start_s, progress_s)
+        return Plan(chunk, way, rate, head.start_s, progress_s)
 
-    def _with_stop(self, head: Curve, plan: _Plan | None) -> _Command | None:
+    def _with_stop(self, head: Curve, plan: Plan | None) -> Command | None:
         """Head, committed part, stop; None if that leaves the range or the tool's limits."""
         whole, commit = head, head.end_s
         if plan is not None:
@@ -268,12 +245,12 @@ class JointPath:
         scale = last.rate * share * situation.speed_factor / chunk.time_scale
         return self._motion(self._command(rest, last.commit_s, last.rate, last.plan), None, scale)
 
-    def _command(self, curve: Curve, commit_s: float, rate: float, plan: _Plan | None) -> _Command:
+    def _command(self, curve: Curve, commit_s: float, rate: float, plan: Plan | None) -> Command:
         curve = curve.rounded(self._played_s)
         played = Played(curve.times, curve.positions, curve.velocities, curve.accelerations)
-        return _Command(curve, played, commit_s, rate, plan)
+        return Command(curve, played, commit_s, rate, plan)
 
-    def _motion(self, command: _Command, gripper: float | None, scale: float) -> Motion:
+    def _motion(self, command: Command, gripper: float | None, scale: float) -> Motion:
         curve = command.curve
         times = curve.times - self._played_s
         motion = Motion(times, curve.velocities, curve.positions, gripper, scale, curve.accelerations)
@@ -314,14 +291,4 @@ class JointPath:
         return gripper_ratio(chunk.values[:count, self._gripper[0]], opens)
 
     def _by_name(self, joints: Mapping[str, float]) -> Floats:
-        missing = [name for name in self.names if name not in joints]
-        if missing:
-            raise ChunkRejected(StopCause.OBSERVATION_MISSING, f"joints {missing} are not reported by the robot")
-        values = np.array([joints[name] for name in self.names], dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ChunkRejected(StopCause.OBSERVATION_INVALID, f"joint positions are {values.tolist()}")
-        return values
-
-
-def _same(state: tuple[Floats, ...], other: tuple[Floats, ...]) -> bool:
-    return all(np.abs(a - b[0]).max() < most for a, b, most in zip(state, other, _ON_PATH, strict=True))
+        return by_name(self.names, joints)

@@ -17,6 +17,7 @@ import numpy as np
 
 from runtime.errors import ContractError
 from runtime.safety.cell import Cell
+from runtime.safety.shapes import CellShapes
 from runtime.safety.trajectory import Floats
 
 INSTALL = 'pip install -e ".[control]" in the DropGate checkout'
@@ -88,7 +89,9 @@ class Kinematics:
         self._elbow = self._frame(frames.elbow) if frames.elbow else None
         self._base = self._fixed_base(frames.base)
         self._chain, self._ends = self._chains()
-        self._add_cell(cell or Cell())
+        shapes = CellShapes(self._pin, self._coal, self._model, self._shapes, self._base)
+        self._pairs = shapes.compare(cell or Cell())
+        self._near = self._shapes.createData()
 
     def places(self, q: Floats, qd: Floats | None = None) -> Places:
         """Tool and elbow of configurations (N, D), with velocities if `qd` (N, D) is given."""
@@ -226,68 +229,6 @@ class Kinematics:
         own = np.zeros(self._model.nq)
         own[self._columns] = q
         return own
-
-    def _add_cell(self, cell: Cell) -> None:
-        """Shapes, and the pairs of them that are compared: not on one link, not on neighbours, not may_touch."""
-        pin, shapes = self._pin, self._shapes
-        arm = self._arm_shapes(cell)
-        names = [frame.name for frame in self._model.frames]
-        owner = {i: names[shapes.geometryObjects[i].parentFrame] for i in arm}
-        still = {}
-        for item in cell.scene:
-            turn = pin.rpy.rpyToMatrix(*item.rpy)
-            place = pin.SE3(self._base[:, :3] @ turn, self._base[:, :3] @ np.array(item.xyz) + self._base[:, 3])
-            still[self._add(f"scene:{item.name}", 0, place, self._shape(item.kind, item.size))] = item.name
-        known = {*names, *still.values()}
-        unknown = sorted({name for pair in cell.may_touch for name in pair} - known)
-        if unknown:
-            raise ContractError(f"cell: may_touch names {unknown}, known are {sorted(known)}")
-        may = {frozenset(pair) for pair in cell.may_touch}
-        shapes.removeAllCollisionPairs()
-        self._pairs: list[tuple[str, str, bool]] = []
-        joint = {i: int(shapes.geometryObjects[i].parentJoint) for i in arm}
-        for n, i in enumerate(arm):
-            others = [(j, owner[j], False) for j in arm[n + 1 :]] + [(j, name, True) for j, name in still.items()]
-            for j, name, static in others:
-                if frozenset((owner[i], name)) in may or self._neighbours(joint[i], 0 if static else joint[j], static):
-                    continue
-                shapes.addCollisionPair(pin.CollisionPair(i, j))
-                self._pairs.append((owner[i], name, static))
-        self._near = shapes.createData()
-
-    def _neighbours(self, first: int, second: int, static: bool) -> bool:
-        if static:
-            return first == 0  # what does not move cannot come nearer
-        return first == second or first == self._model.parents[second] or second == self._model.parents[first]
-
-    def _arm_shapes(self, cell: Cell) -> list[int]:
-        """Indices of the arm's own shapes; a cylinder counts as the capsule around it, which is larger and faster."""
-        if not cell.capsules:
-            for item in self._shapes.geometryObjects:
-                if isinstance(item.geometry, self._coal.Cylinder):
-                    item.geometry = self._coal.Capsule(item.geometry.radius, 2.0 * item.geometry.halfLength)
-            return list(range(len(self._shapes.geometryObjects)))
-        while len(self._shapes.geometryObjects):
-            self._shapes.removeGeometryObject(self._shapes.geometryObjects[0].name)
-        made = []
-        for n, item in enumerate(cell.capsules):
-            frame = self._model.frames[self._frame(item.frame)]
-            start, end = np.array(item.start), np.array(item.end)
-            length = float(np.linalg.norm(end - start))
-            along = (end - start) / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])
-            turn = self._pin.Quaternion.FromTwoVectors(np.array([0.0, 0.0, 1.0]), along).toRotationMatrix()
-            place = frame.placement * self._pin.SE3(turn, (start + end) / 2.0)
-            shape = self._coal.Capsule(item.radius, length)
-            made.append(self._add(f"capsule:{n}", int(frame.parentJoint), place, shape, self._frame(item.frame)))
-        return made
-
-    def _add(self, name: str, joint: int, place: Any, shape: Any, frame: int = 0) -> int:
-        return int(self._shapes.addGeometryObject(self._pin.GeometryObject(name, joint, frame, place, shape)))
-
-    def _shape(self, kind: str, size: tuple[float, ...]) -> Any:
-        if kind == "box":
-            return self._coal.Box(*size)
-        return self._coal.Sphere(*size) if kind == "sphere" else self._coal.Capsule(*size)
 
 
 def _mixed(weights: Floats, columns: Floats) -> Floats:
