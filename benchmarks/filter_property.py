@@ -80,9 +80,10 @@ def _episode(seed: int) -> filter_world.Record:
 
 
 def _step_back() -> None:
-    """Others come first: the lowest useful priority."""
+    """Others come first. The priority of a session is one number for all of it, so a session of its own is needed."""
     os.nice(10)
     with contextlib.suppress(OSError):
+        os.setsid()
         Path("/proc/self/autogroup").write_text("10")
 
 

@@ -86,12 +86,17 @@ class Record:
     """What an episode came to."""
 
     arm: Arm
-    samples: list[list[np.ndarray]] = field(default_factory=list)  # per tick: position, velocity, acceleration, jerk
+    samples: list[list[np.ndarray]] = field(default_factory=list)  # at 500 Hz: position, velocity, acceleration
     rest_after: float = 0.0
     counts: Counter = field(default_factory=Counter)
 
     def curve(self) -> list[np.ndarray]:
-        return [np.concatenate([tick[k] for tick in self.samples]) for k in range(4)]
+        """What the drives get, 500 positions a second, and their first, second and third differences over time."""
+        found = [np.concatenate([tick[0] for tick in self.samples])]
+        for _ in range(3):
+            first = self.arm.home[None] if len(found) == 1 else 0.0 * found[-1][:1]
+            found.append(np.diff(found[-1], axis=0, prepend=first) / STEP)
+        return found
 
     def breaches(self) -> Counter:
         """Samples beyond each limit; `worst` are ratios to them."""
@@ -100,7 +105,7 @@ class Record:
         found["position"] = int(np.any((p < np.array(limits.low) - 1e-6) | (p > np.array(limits.high) + 1e-6), 1).sum())
         for name, values, most, slack in (
             ("velocity", v, limits.velocity, 1e-5), ("acceleration", a, limits.acceleration, 1e-4),
-            ("jerk", j, limits.jerk, 5e-3),
+            ("jerk", j, limits.jerk, 1e-3),
         ):  # fmt: skip
             share = np.abs(values) / np.array(most)
             self.worst[name] = float(share.max(initial=0.0))
@@ -140,6 +145,7 @@ class Cell:
         self.chunk: AdmittedChunk | None = None
         self.progress, self.tempo = 0.0, 1.0
         self.record = Record(arm)
+        self.period, self.arriving, self.pending = 0, None, []
 
     @property
     def place(self) -> np.ndarray:
@@ -183,33 +189,40 @@ class Cell:
         return command
 
     def advance(self, span: float, factor: float = 1.0) -> None:
-        """Time passes at a speed factor, sampled at 500 Hz of played time."""
+        """Time passes at a speed factor; a message is read at the controller's next period after its arrival."""
         self.factor, end = factor, self.played + span * factor
-        arriving, self.arriving = getattr(self, "arriving", None), None
-        if arriving is not None:
-            at, command, sent = arriving
-            at = min(at, end)
+        if self.arriving is not None:
+            at, command, sent = self.arriving
+            first = self.pending[-1][0] if self.pending else 0  # messages do not overtake each other
+            self.pending.append((max(first, int(np.ceil(at / STEP - 1e-9))), command, sent))
+            self.arriving = None
+        while self.pending and self.pending[0][0] * STEP <= end:
+            at, command, sent = self.pending.pop(0)
             self._sample(at)
             points = np.stack([command.positions, command.velocities, command.accelerations], axis=1)
             times = np.round(command.times_s * 1e9) * 1e-9  # as a message has them
-            self.controller.take(at, sent + times[1:], points[1:])
-        self._sample(end)
+            self.controller.take(at * STEP, sent + times[1:], points[1:])
+        self._sample(int(np.floor(end / STEP + 1e-9)))
+        self.played = end
         self.now += span
         self.progress += span * self.tempo
 
-    def _sample(self, end: float) -> None:
-        if end > self.played:
-            count = max(2, int(np.ceil((end - self.played) / STEP)) + 1)
-            self.record.samples.append(self.controller.desired(np.linspace(self.played, end, count)[1:]))
-            self.played = end
+    def _sample(self, period: int) -> None:
+        """What is put out in the periods up to and with this one."""
+        if period > self.period:
+            times = np.arange(self.period + 1, period + 1) * STEP
+            self.record.samples.append(self.controller.desired(times)[:3])
+            self.period = period
 
     def silence(self, seconds: float = 4.0) -> None:
         """Nothing more is sent."""
-        before = self.played
-        self._sample(self.played + seconds)
-        moving = np.any(self.record.samples[-1][1] != 0.0, axis=1)
-        self.record.rest_after = float(np.count_nonzero(moving)) * STEP
-        self.now += self.played - before
+        first, count = self.period, len(self.record.samples)
+        self.arriving = self.arriving if count else None
+        self.advance(seconds)
+        speeds = np.concatenate([tick[1] for tick in self.record.samples[count:]])
+        moving = np.flatnonzero(np.any(speeds != 0.0, axis=1))
+        self.record.rest_after = float(moving[-1] + 1) * STEP if moving.size else 0.0
+        assert self.period > first
 
 
 def wild_chunk(rng: np.random.Generator, cell: Cell) -> ActionChunk:
@@ -271,8 +284,8 @@ def episode(rng: np.random.Generator, cell: Cell, ticks: int) -> Record:
         kind = rng.random()
         span = 0.02 if kind < 0.8 else float(rng.uniform(0.018, 0.06)) if kind < 0.97 else float(rng.uniform(0.1, 1.2))
         cell.advance(span, factor)
-        if rng.random() < 0.004:
-            cell.filter.forget() if not cell.record.samples[-1][1][-1].any() else None
+        if rng.random() < 0.004 and cell.record.samples and not cell.record.samples[-1][1][-1].any():
+            cell.filter.forget()
     cell.silence()
     cell.record.counts["trips"] += cell.filter.trips
     return cell.record

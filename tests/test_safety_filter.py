@@ -132,7 +132,7 @@ def test_no_pose_no_chunk():
 def test_the_workspace_is_not_left_but_may_be_reentered():
     filter_ = SafetyFilter(DELTA, BOX)
     edge = at(0.0, place=(0.49, 0.0, 0.4))
-    outward = filter_.admit(chunk(gentle(0.4)), edge)
+    outward = filter_.admit(chunk(gentle(0.4), stamp=-0.01), edge)
     assert filter_.command(outward, 0.0, edge) is None
     assert filter_.refused
     outside = at(0.0, place=(0.6, 0.0, 0.4))
@@ -236,7 +236,7 @@ def test_a_joint_delta_is_anchored_to_the_observation_of_its_own_chunk():
     ("rows", "what"),
     [
         (np.full((ABSOLUTE.horizon, 3), [2.5, 0, 0]), "shoulder to"),
-        (line_to((0, 0, 0), (1.0, 0, 0)), "begins 0.75. away from where shoulder is seen"),
+        (line_to((0, 0, 0), (1.0, 0, 0)), "begins 1.000 away from where shoulder is seen"),
     ],
 )
 def test_out_of_range_and_start_jumps_are_rejected_by_joint(rows, what):
@@ -258,7 +258,7 @@ def test_an_arm_that_does_not_follow_gets_no_further_command():
 joint_rows = st.lists(st.lists(st.floats(-0.4, 0.4), min_size=3, max_size=3), min_size=8, max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(joint_rows, st.floats(0.0, 0.3), st.floats(0.1, 1.0)), min_size=1, max_size=5), st.data())
 def test_whatever_is_asked_the_joint_curve_that_a_controller_plays_keeps_every_limit(chunks, data):
     """The receiver plays each trajectory until the next one comes; its curve is sampled independently of the filter."""

@@ -98,7 +98,9 @@ class Curve:
 
     def rounded(self, origin_s: float) -> Curve:
         """Knots at whole nanoseconds after `origin_s`, with the state *there*: a message says exactly this."""
-        whole = origin_s + np.round((self.times - origin_s) / _TICK) * _TICK
+        ticks = np.round((self.times - origin_s) / _TICK)
+        ticks[0] = np.ceil((self.times[0] - origin_s) / _TICK)  # before its first knot the curve is not known
+        whole = origin_s + ticks * _TICK
         states = self.at(whole)
         last = [array[-1:] for array in self._arrays]
         return Curve(whole, *(np.vstack([s[:-1], e]) for s, e in zip(states, last, strict=True)))

@@ -11,7 +11,7 @@ Two times: `now` is the clock's; the *played* time runs slower by the controller
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,7 @@ class _Command:
     commit_s: float
     rate: float
     plan: _Plan | None
+    forgotten: bool = False
 
 
 class JointPath:
@@ -160,8 +161,9 @@ class JointPath:
             if not away.max() <= self._limits.max_start_jump_rad:
                 joint = int(away.argmax())
                 return f"{self.names[joint]} is commanded {away[joint]:.3f} away from where it is measured"
-        until = min(self._time(situation) + self._timing.splice_s - NEAR_S, command.curve.end_s)
-        return self._monitor.objection(command.played, None if before is None else before.played, until)
+        until = min(self._time(situation) + self._timing.splice_s, command.curve.end_s)
+        over = before is None or (before.forgotten and self._played_s >= before.curve.end_s)
+        return self._monitor.objection(command.played, None if over or before is None else before.played, until)
 
     def commanded(self, motion: Motion, now_s: float) -> None:
         """Remember the trajectory: the next one starts on it."""
@@ -170,10 +172,12 @@ class JointPath:
         self._last, self._made = self._made[1], None
 
     def forget(self) -> None:
-        """At rest where the joints are measured; the controller still holds the end of the last trajectory."""
+        """Nothing is planned any more. What is still being played is not forgotten, and where it ends is held."""
+        self._made = None
         if self._last is not None:
             self._held = self._last.curve.positions[-1]
-        self._last = self._made = None
+            going_on = self._played_s < self._last.curve.end_s
+            self._last = replace(self._last, plan=None, forgotten=True) if going_on else None
 
     def _time(self, situation: Situation) -> float:
         """The played time now; it never runs backwards."""
@@ -187,8 +191,8 @@ class JointPath:
 
     def _head(self, situation: Situation) -> Curve:
         """What is played until the splice: the last command, or rest."""
-        now, span = self._time(situation), self._timing.splice_s
-        if self._last is None:
+        now, span = self._time(situation), self._timing.splice_s + NEAR_S  # its end may be snapped to a knot before
+        if self._last is None or (self._last.forgotten and now >= self._last.curve.end_s):
             return resting(self._rest(situation), now, span)
         curve = self._last.curve
         if now >= curve.end_s:
@@ -231,7 +235,7 @@ class JointPath:
         """Head, committed part, stop; None if that leaves the range or the tool's limits."""
         whole, commit = head, head.end_s
         if plan is not None:
-            commit = min(head.start_s + self._timing.commit_s, plan.curve.end_s)
+            commit = min(max(head.end_s, head.start_s + self._timing.commit_s), plan.curve.end_s)
             if commit > head.end_s + NEAR_S:
                 piece = plan.curve.cut(head.end_s, commit)
                 if abs(piece.start_s - head.end_s) > _SAME_INSTANT_S:

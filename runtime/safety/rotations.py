@@ -39,7 +39,7 @@ def exponential(vector: Floats) -> Floats:
     x, y, z = vector
     skew = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     if angle < 1e-9:
-        return np.eye(3) + skew
+        return np.asarray(np.eye(3) + skew)
     first, second = math.sin(angle) / angle, (1.0 - math.cos(angle)) / angle**2
     return np.asarray(np.eye(3) + first * skew + second * skew @ skew)
 

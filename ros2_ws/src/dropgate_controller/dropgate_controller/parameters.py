@@ -263,8 +263,8 @@ def kinematics(node: Node, station: Station) -> Kinematics | None:
     urdf, tcp, cell = (_value(node, f"kinematics.{name}") for name in ("urdf", "tcp", "cell"))
     if not urdf or not tcp:
         raise ParameterError(
-            f"`kinematics.urdf` is {urdf[:40]!r}, `kinematics.tcp` is {tcp!r}: joint commands need the arm's description "
-            "and the link of its tool, or the limits of the tool cannot be checked"
+            f"`kinematics.urdf` is {urdf[:40]!r}, `kinematics.tcp` is {tcp!r}: joint commands need the arm's "
+            "description and the link of its tool, or the limits of the tool cannot be checked"
         )
     frames = Frames(tcp, _value(node, "kinematics.base"), _value(node, "kinematics.elbow"))
     return Kinematics(urdf, station.limits.names, frames, Cell.load(Path(cell).expanduser()) if cell else None)
