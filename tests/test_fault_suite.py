@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.ros]
 pytest.importorskip("rclpy", reason="ros: rclpy not installed. Next: make install-ros")
 pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not built. Next: make install-ros ros-build")
 pytest.importorskip("mujoco", reason="sim: mujoco not installed. Next: make install (extra `sim`)")
+for library in ("ruckig", "pinocchio"):
+    pytest.importorskip(library, reason=f"control: {library} not installed. Next: pip install -e '.[control]'")
 
 from dropgate_sim.fault_cases import CASES  # noqa: E402
 from dropgate_sim.fault_station import FaultStation  # noqa: E402
@@ -25,7 +27,7 @@ from dropgate_sim.faults_suite import main, run_suite  # noqa: E402
 from runtime.telemetry import StopCause  # noqa: E402
 
 ROBOT = Path(__file__).resolve().parent.parent / "launch" / "config" / "ur5e.yaml"
-PACE, SLACK = 0.5, 3.0
+PACE, SLACK = 0.5, 2.0
 LATER = {"driver_stopped"}  # causes that the controller does not know yet
 
 
