@@ -66,17 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     for command, run in runs:
         command.add_argument("--json", action="store_true", help="print JSON for programs")
         command.set_defaults(run=run)
-    replay = commands.add_parser(
-        "replay", help="do a recording of the controller again: the same commands, bit for bit?"
-    )
+    replay = commands.add_parser("replay", help="do a controller's recording again: the same commands, bit for bit?")
     replay.add_argument("recording", type=Path, metavar="RECORDING", help="an .mcap of the controller, or its .part")
     replay.add_argument("--json", action="store_true", help="print JSON for programs")
     replay.set_defaults(run=_replay)
     robot = commands.add_parser("check-robot", help="is a robot's parameter file complete and without contradiction")
     robot.add_argument("file", type=Path, metavar="FILE", help="launch/config/<robot>.yaml")
-    robot.add_argument(
-        "--template", action="store_true", help="lines marked CELL may be open: nobody runs this cell yet"
-    )
+    robot.add_argument("--template", action="store_true", help="lines marked CELL may be open: no such cell runs yet")
     robot.add_argument("--json", action="store_true", help="print JSON for programs")
     robot.set_defaults(run=_check_robot)
     worker = commands.add_parser("worker", help="answer one controller over an inherited socket; not started by hand")

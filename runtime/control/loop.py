@@ -46,9 +46,8 @@ class ControlLoop:
         self.machine.happen(Event.CONFIGURED)
         self._observed: Snapshot | None = None
         self._tick_s: float | None = None
-        self._command_s = -math.inf
-        self._tempo = 1.0  # of the chunk's own time, as last commanded
         self._first_command_of: float | None = None
+        self._command_s, self._tempo = -math.inf, 1.0  # the tempo of the chunk's own time, as last commanded
 
     @property
     def state(self) -> State:
@@ -296,9 +295,6 @@ class ControlLoop:
 
     def _forget(self) -> None:
         """Nothing that was planned or asked before may move the arm afterwards."""
-        self._scheduler.clear()
-        self._blender.clear()
-        self._filter.forget()
-        self._observed = None
-        self._tempo = 1.0
-        self._first_command_of = None
+        for part in (self._scheduler.clear, self._blender.clear, self._filter.forget):
+            part()
+        self._observed, self._tempo, self._first_command_of = None, 1.0, None

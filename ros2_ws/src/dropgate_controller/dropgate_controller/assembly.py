@@ -16,11 +16,13 @@ from dropgate_controller.policy_link import WorkerLink
 from runtime.clock import Clock
 from runtime.contract.artifact import Artifact, read_artifact
 from runtime.control.controller import Controller
-from runtime.control.observation import ObservationBuffer
-from runtime.control.state_map import StateMap
 from runtime.errors import BackendError, DropGateRuntimeError, TrustError
 from runtime.inference.policy import check_verdict
 from runtime.inference.worker_client import PolicyWorker
+from runtime.recording.recorder import RecordedBuffer, RecordedController
+from runtime.recording.recording import Recording
+from runtime.recording.setup import Setup
+from runtime.recording.tape import Tape
 from runtime.safety.filter import SafetyFilter
 from runtime.safety.trajectory import CommandKind
 
@@ -36,6 +38,7 @@ class Loaded:
     filter: SafetyFilter
     controller: Controller
     gatekeeper: Gatekeeper
+    recording: Recording | None = None
 
 
 def assemble(node: Node, wall: Clock) -> Loaded:
@@ -48,11 +51,8 @@ def assemble(node: Node, wall: Clock) -> Loaded:
     artifact, station = _read(node)
     gatekeeper = Gatekeeper(artifact, station)
     gatekeeper.before_loading()
-    policy = artifact.manifest.policy
-    filter_ = SafetyFilter(policy.action, station.limits, station.timing, parameters.kinematics(node, station))
-    needs_tcp = station.kind is CommandKind.TWIST
-    state = StateMap(station.state, policy.observation)
-    buffer = ObservationBuffer(policy.observation, state, station.joint_names, needs_tcp)
+    setup = _setup(node, artifact, station)
+    filter_ = setup.filter()
     worker = PolicyWorker(artifact, station.worker)
     try:
         _load(worker, station, gatekeeper)
@@ -60,8 +60,37 @@ def assemble(node: Node, wall: Clock) -> Loaded:
         worker.close()
         raise
     link = WorkerLink(worker)
-    controller = Controller(station.settings, filter_, buffer, link, NodeTime(node), wall)
-    return Loaded(artifact, station, worker, link, filter_, controller, gatekeeper)
+    try:
+        recording = _recording(node, setup)
+    except BaseException:
+        worker.close()
+        raise
+    tape = recording.tape if recording is not None else Tape(lambda event: None)
+    buffer = RecordedBuffer(setup, tape)
+    controller = RecordedController(station.settings, filter_, buffer, link, NodeTime(node), wall, tape)
+    return Loaded(artifact, station, worker, link, filter_, controller, gatekeeper, recording)
+
+
+def _setup(node: Node, artifact: Artifact, station: parameters.Station) -> Setup:
+    """Everything that the controller is made of, as a recording keeps it."""
+    policy, manifest = artifact.manifest.policy, artifact.manifest
+    about = {"artifact_id": manifest.artifact_id, "policy_id": manifest.policy_id, "robot": station.robot}
+    needs_tcp = station.kind is CommandKind.TWIST
+    return Setup(
+        policy, station.limits, station.timing, station.settings, station.state, station.joint_names, needs_tcp, about,
+        parameters.arm(node, station), artifact.normalizers().action,
+    )  # fmt: skip
+
+
+def _recording(node: Node, setup: Setup) -> Recording | None:
+    """A new file in `record_dir`, or None. Raises RecordingError, OSError."""
+    folder = parameters.record_dir(node)
+    if folder is None:
+        return None
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    return Recording(
+        folder / f"{setup.about['robot'] or 'robot'}-{stamp}-{time.monotonic_ns() % 1_000_000:06d}.mcap", setup
+    )
 
 
 def start(worker: PolicyWorker) -> None:

@@ -164,6 +164,8 @@ class ControllerNode(Node):
             self._made.clear()
         if loaded is not None:
             loaded.worker.close()
+            if loaded.recording is not None:
+                loaded.recording.close()
 
     def _take(self, name: str, message: Any, convert: Callable[[], Any]) -> None:
         """A sensor message into the buffer; one that cannot be read leaves its stream to grow old, and says why."""
@@ -286,6 +288,9 @@ class ControllerNode(Node):
 
     def _diagnose(self) -> None:
         with self.lock:
+            recording = None if self.loaded is None else self.loaded.recording
+            if recording is not None and recording.trouble:
+                self.get_logger().warning(f"recording ended: {recording.trouble}", throttle_duration_sec=60.0)
             if self._outputs is not None:
                 self._outputs.diagnose(self.get_clock().now().to_msg())
 

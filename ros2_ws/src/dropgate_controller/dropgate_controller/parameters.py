@@ -23,8 +23,9 @@ from runtime.contract.regression import SIMULATED_NAMESPACE
 from runtime.control.scheduler import Pace
 from runtime.control.settings import Settings
 from runtime.inference.worker_process import WorkerOptions
+from runtime.recording.setup import Arm
 from runtime.safety.cell import Cell
-from runtime.safety.kinematics import Frames, Kinematics
+from runtime.safety.kinematics import Frames
 from runtime.safety.limits import OPTIONAL, CartesianLimits, JointLimits, Timing, station_limits
 from runtime.safety.trajectory import CommandKind
 
@@ -114,6 +115,7 @@ _PLAIN: dict[str, tuple[Any, str]] = {
     "require_permit": (True, "the guard must permit motion all the time"),
     "require_enable": (False, "the enabling input must be held all the time"),
     "execute_rows": (0, "rows of a chunk that are executed before the next one is used; 0 = all"),
+    "record_dir": ("", "folder that gets an MCAP file per configuration, for replays; empty = no recording"),
     "lockstep": (False, "only for a simulation whose time waits for commands"),
     "max_rejects": (3, "rejected chunks in a row that are a fault"),
     "kinematics.urdf": ("", "joint commands: file of the arm's description (URDF, xacro already run), or its text"),
@@ -259,6 +261,11 @@ def read(node: Node, policy: PolicySpec) -> Station:
     )
 
 
+def record_dir(node: Node) -> Path | None:
+    """Where recordings go, or None."""
+    return _path(node, "record_dir")
+
+
 def evidence_dir(node: Node) -> Path:
     """Where decisions are written down."""
     return _path(node, "evidence_dir") or Path(get_logging_directory())
@@ -289,12 +296,13 @@ def _out(node: Node, name: str) -> str:
     return topic
 
 
-def kinematics(node: Node, station: Station) -> Kinematics | None:
-    """The arm's kinematics for joint commands; None for twists.
+def arm(node: Node, station: Station) -> Arm | None:
+    """The arm's description for joint commands; None for twists.
 
     Raises:
         ParameterError: the description or the tool's link is not given.
-        runtime.errors.ContractError: it cannot be read, or does not have these joints and links; pinocchio is missing.
+        runtime.errors.ContractError: the cell file cannot be read.
+        OSError: the description is a file that cannot be read.
     """
     if not isinstance(station.limits, JointLimits):
         return None
@@ -305,7 +313,8 @@ def kinematics(node: Node, station: Station) -> Kinematics | None:
             "description and the link of its tool, or the limits of the tool cannot be checked"
         )
     frames = Frames(tcp, _value(node, "kinematics.base"), _value(node, "kinematics.elbow"))
-    return Kinematics(urdf, station.limits.names, frames, Cell.load(Path(cell).expanduser()) if cell else None)
+    text = urdf if "<" in urdf or urdf.endswith(".xml") else Path(urdf).expanduser().read_text()
+    return Arm(text, frames, Cell.load(Path(cell).expanduser()) if cell else Cell())
 
 
 def _optional(node: Node, name: str) -> tuple[float, ...]:
