@@ -80,13 +80,15 @@ def run_episode(
         SimulatorBroken: the scene could not be reset.
         UnusablePolicy: nobody answers for the policy any more.
     """
-    began, tally, cause = time.perf_counter(), _Tally(), ""
+    began = time.perf_counter()
     try:
         observation = env.reset(state, seed, change=change)
         told = instruction if change is None else change.sentence(instruction)
     except Exception as error:
-        scene = f"task {env.task.name!r}, state {state}, seed {seed}"
-        raise SimulatorBroken(f"{scene}: {type(error).__name__}: {error}") from error
+        raise SimulatorBroken(
+            f"task {env.task.name!r}, state {state}, seed {seed}: {type(error).__name__}: {error}"
+        ) from error
+    tally, cause = _Tally(), ""
     looks = getattr(policy, "needs_images", True) or watch is not None
     try:
         if isinstance(policy, Privileged):
@@ -103,15 +105,15 @@ def run_episode(
                 observation = env.observe() if looks else {"state": env.state}
     except EndOfRecording:
         pass
-    except UnusablePolicy:
-        raise  # its server is gone: nothing was learned about it
+    except UnusablePolicy:  # its server is gone: nothing was learned about it
+        raise
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"[:400]
         tally.success = tally.success and past_success
     if watch is not None:
         _watch_the_end(env, watch)
-    wall, actions = time.perf_counter() - began, tuple(tally.actions)
-    return Outcome(tally.success, tally.steps, tally.queries, wall, tally.infer_s, cause, actions)
+    wall = time.perf_counter() - began
+    return Outcome(tally.success, tally.steps, tally.queries, wall, tally.infer_s, cause, tuple(tally.actions))
 
 
 class EndOfRecording(Exception):
