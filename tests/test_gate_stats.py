@@ -194,3 +194,10 @@ def test_tango_score_uses_the_most_likely_nuisance_rate():
 def test_impossible_counts_are_refused(call):
     with pytest.raises(ValueError, match="expected"):
         call()
+
+
+def test_more_pairs_than_the_budget_that_the_bets_were_planned_for_are_refused():
+    test = PairedTest(0.1, 0.05, budget=10)
+    assert wealth_paths(np.zeros((1, 10)), test).passing.shape == (1, 10)
+    with pytest.raises(BadEvidence, match="11 pairs of a budget of 10"):
+        wealth_paths(np.zeros((1, 11)), test)

@@ -80,13 +80,15 @@ def run_episode(
         SimulatorBroken: the scene could not be reset.
         UnusablePolicy: nobody answers for the policy any more.
     """
-    began, tally, cause = time.perf_counter(), _Tally(), ""
+    began = time.perf_counter()
     try:
         observation = env.reset(state, seed, change=change)
         told = instruction if change is None else change.sentence(instruction)
     except Exception as error:
-        scene = f"task {env.task.name!r}, state {state}, seed {seed}"
-        raise SimulatorBroken(f"{scene}: {type(error).__name__}: {error}") from error
+        raise SimulatorBroken(
+            f"task {env.task.name!r}, state {state}, seed {seed}: {type(error).__name__}: {error}"
+        ) from error
+    tally, cause = _Tally(), ""
     looks = getattr(policy, "needs_images", True) or watch is not None
     try:
         if isinstance(policy, Privileged):
