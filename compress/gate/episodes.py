@@ -51,6 +51,10 @@ class _Tally:
     infer_s: float = 0.0
     actions: list[tuple[float, ...]] = field(default_factory=list)
 
+    def outcome(self, wall_s: float, cause: str) -> Outcome:
+        """What came of it."""
+        return Outcome(self.success, self.steps, self.queries, wall_s, self.infer_s, cause, tuple(self.actions))
+
 
 def run_episode(
     env: TaskEnv,
@@ -112,8 +116,7 @@ def run_episode(
         tally.success = tally.success and past_success
     if watch is not None:
         _watch_the_end(env, watch, tally.steps)
-    wall = time.perf_counter() - began
-    return Outcome(tally.success, tally.steps, tally.queries, wall, tally.infer_s, cause, tuple(tally.actions))
+    return tally.outcome(time.perf_counter() - began, cause)
 
 
 class EndOfRecording(Exception):
