@@ -74,8 +74,7 @@ def run_episode(
         env: an environment of the task.
         state, seed: stored initial state and reset seed of the scene.
         instruction: the sentence that the policy is given.
-        max_steps: control steps before the episode has failed.
-        open_loop: rows of each chunk that are executed.
+        max_steps, open_loop: control steps before the episode has failed; rows of each chunk that are executed.
         past_success: go on until the policy has nothing more to say (recordings).
         watch: sees each observation that the policy is given, and the last one, with the steps executed before it.
         change: a perturbation of the scene, the observations or the sentence.
