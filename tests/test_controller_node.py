@@ -228,6 +228,13 @@ def test_a_release_whose_golden_answers_are_others_is_refused_by_the_engine_here
         assert "golden parity" in last["reasons"][-1]
 
 
+def test_a_policy_that_answers_too_late_for_its_horizon_is_refused_with_the_numbers(artifact, tmp_path):
+    with Station(artifact, tmp_path, guard=False, lead_s=0.0) as cell:  # all rows are executed: none may be over
+        assert not cell.operator.transition("configure")
+        wait_for(lambda: "are to be executed" in cell.operator.status.text, lambda: str(cell.operator.status))
+        assert cell.decisions()[-1]["motion"] is False
+
+
 @pytest.mark.parametrize(
     ("topic", "remap", "allowed"),
     [

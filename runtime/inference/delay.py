@@ -8,16 +8,23 @@ would stop and go, whatever the policy is worth.
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from runtime.contract.action import ActionSpec
+from runtime.contract.artifact import Artifact
 from runtime.errors import BackendError
+from runtime.inference.golden import load_golden
+from runtime.inference.messages import Failure
+from runtime.inference.worker_client import PolicyWorker
 
 WARM_UP, CALLS = 3, 20
+LOOK_S = 5e-4  # between looks at the worker
 _EDGE = 1e-9
 
 
@@ -60,3 +67,21 @@ def measure(ask: Callable[[], float], dt_s: float, calls: int = CALLS, warm_up: 
     for _ in range(warm_up):
         ask()
     return delay_of([ask() for _ in range(calls)], dt_s)
+
+
+def of_worker(worker: PolicyWorker, artifact: Artifact) -> Delay:
+    """Of a worker that is ready, asked about the artifact's own golden observations. Raises BackendError."""
+    samples, stamps = itertools.cycle(load_golden(artifact)), itertools.count(1)
+
+    def ask() -> float:
+        sample, began = next(samples), time.monotonic()
+        worker.request(sample.observation, sample.instruction, float(next(stamps)))
+        while (found := worker.poll()) is None:
+            if not worker.alive:
+                raise BackendError(f"the policy worker died while it was timed: {worker.died_because}")
+            time.sleep(LOOK_S)
+        if isinstance(found, Failure):
+            raise BackendError(f"the policy failed while it was timed: {found.error}: {found.text}")
+        return time.monotonic() - began
+
+    return measure(ask, artifact.manifest.policy.action.dt_s)

@@ -17,6 +17,7 @@ from runtime.clock import Clock
 from runtime.contract.artifact import Artifact, read_artifact
 from runtime.control.controller import Controller
 from runtime.errors import BackendError, DropGateRuntimeError, TrustError
+from runtime.inference.delay import of_worker
 from runtime.inference.policy import check_verdict
 from runtime.inference.worker_client import PolicyWorker
 from runtime.recording.recorder import RecordedBuffer, RecordedController
@@ -55,7 +56,7 @@ def assemble(node: Node, wall: Clock) -> Loaded:
     filter_ = setup.filter()
     worker = PolicyWorker(artifact, station.worker)
     try:
-        _load(worker, station, gatekeeper)
+        _load(worker, artifact, station, gatekeeper)
     except BaseException:
         worker.close()
         raise
@@ -117,12 +118,17 @@ def _read(node: Node) -> tuple[Artifact, parameters.Station]:
     return artifact, station
 
 
-def _load(worker: PolicyWorker, station: parameters.Station, gatekeeper: Gatekeeper) -> None:
-    """Start the worker (for a real arm it answers the golden samples first) and write the decision down."""
+def _load(worker: PolicyWorker, artifact: Artifact, station: parameters.Station, gatekeeper: Gatekeeper) -> None:
+    """Start the worker and write the decision down. For a real arm it answers the golden samples first, and must be
+    fast enough that the arm does not stop and go between chunks."""
     try:
         if station.enable_motion and not worker.for_motion:
             raise BackendError("worker: this engine's answers must not move a robot; use onnxruntime")
         start(worker)
+        if station.enable_motion and station.world is parameters.World.REAL:
+            pace, spec = station.settings.pace, artifact.manifest.policy.action
+            asked_early = int(pace.lead_s / spec.dt_s + 1e-9)  # rows that are left when the next chunk is asked for
+            of_worker(worker, artifact).require(spec, max(1, min(pace.rows, spec.horizon) - asked_early))
     except DropGateRuntimeError as error:
         gatekeeper.loaded(error)
         raise

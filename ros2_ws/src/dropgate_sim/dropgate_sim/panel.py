@@ -127,7 +127,9 @@ def _spec(gate: Mapping[str, Any], artifact: Artifact, seed: int | None, suite: 
     try:
         spec = GateSpec(**protocol) if protocol else GateSpec()
     except (TypeError, ValueError) as error:
-        raise PanelError(f"{GATE} holds no gate protocol ({error})") from error
+        raise PanelError(
+            f"{GATE} holds no gate protocol of this version ({error}). Next: run the gate again, seal, then regress"
+        ) from error
     if suite is not None and suite != spec.suite:
         spec = replace(GateSpec(), suite=suite)
     height = artifact.manifest.policy.observation.images[0].height
