@@ -59,7 +59,7 @@ FIELDS = {
     ResetScene.Response: {"ok": "boolean", "text": "string", "instruction": "string", "max_steps": "int32"},
 }  # fmt: skip
 EXECUTABLES = {
-    "dropgate_controller": {"controller_node", "guard_node"},
+    "dropgate_controller": {"controller_node", "guard_node", "security_policy"},
     "dropgate_sim": {"regress", "sim_arm_node", "sim_robot_node"},
 }
 

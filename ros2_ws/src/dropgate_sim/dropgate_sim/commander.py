@@ -26,8 +26,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profi
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
-from compress.gate.film import CAMERA, Film
 from compress.gate.plan import Pair
+from dropgate_sim.film import CAMERA, Film
 from dropgate_sim.question import Question, TransitionQuestion
 from dropgate_sim.ros_rows import RosRow
 
@@ -248,7 +248,7 @@ class Commander(Node):
             return
         self._pictured = _ns(message.header.stamp)
         pixels = np.frombuffer(message.data, dtype=np.uint8).reshape(message.height, message.width, 3)
-        self._film.see({CAMERA: pixels[::-1, ::-1]})  # as people see it
+        self._film.see(pixels[::-1, ::-1])  # as people see it
 
 
 def _ns(stamp: Any) -> int:
