@@ -14,7 +14,7 @@ import fuzz_files
 import numpy as np
 import pytest
 from artifact_factory import TASK, artifact_files, observation, prompt_spec, tokenizer_bytes, write_draft
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runtime.contract import loading_limits as limits
@@ -63,15 +63,16 @@ def test_hostile_json_is_refused_in_linear_time(text: str) -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b"{}")  # a file of no tensors is one
 @settings(max_examples=200, deadline=None)
 def test_no_header_raises_anything_but_a_contract_error(junk: bytes) -> None:
     data = dump_tensors({"a": np.arange(3.0), "b": np.ones((2, 2), np.int64)})
     for mangled in (junk, len(junk).to_bytes(8, "little") + junk, data[:8] + junk + data[8 + len(junk) :]):
         try:
-            parse_tensors(mangled, "x")
+            found = parse_tensors(mangled, "x")
         except ContractError:
             continue
-        assert mangled == data
+        assert mangled == data or not found
 
 
 @pytest.mark.parametrize(
