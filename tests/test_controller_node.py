@@ -306,6 +306,27 @@ def test_after_a_fault_nothing_moves_until_reset_arm_and_goal(artifact, tmp_path
         cell.run()
 
 
+def test_a_task_over_dds_is_recorded_and_replayed_to_the_bit(artifact, tmp_path):
+    from runtime.recording.mcap_file import McapRecording
+    from runtime.recording.replay import replay
+    from runtime.recording.setup import Setup
+
+    folder = tmp_path / "recordings"
+    with Station(artifact, tmp_path, record_dir=str(folder)) as cell:
+        cell.bring_up()
+        cell.run(max_duration_s=0.5)
+        cell.wait_state("armed")
+        cell.operator.call("arm", SetBool.Request(data=False))
+        assert cell.operator.transition("deactivate")
+        assert cell.operator.transition("cleanup"), cell.log()
+        (path,) = folder.glob("*.mcap")
+    found = McapRecording(path)
+    done = replay(Setup.from_json(found.setup), found.events())
+    assert done.same, done.difference
+    assert found.whole
+    assert done.commands > 5
+
+
 def test_joints_in_another_order_change_nothing(artifact, tmp_path):
     with Station(artifact, tmp_path) as cell:
         cell.bring_up()

@@ -59,6 +59,16 @@ def test_the_guard_can_permit_and_nothing_else(robot: Path) -> None:
     assert permits == {"dropgate_guard"}
 
 
+def test_whoever_listens_to_the_driver_may() -> None:
+    granted = rights(security.policy(yaml.safe_load((ROOT / "launch/config/ur5e.yaml").read_text())))
+    scaling, program = (
+        "/speed_scaling_state_broadcaster/speed_scaling",
+        "/io_and_status_controller/robot_program_running",
+    )
+    assert {scaling, program} <= granted["dropgate_guard", "topics", "subscribe"]
+    assert scaling in granted["dropgate_controller", "topics", "subscribe"]
+
+
 def test_an_operator_sends_nothing_to_the_robot() -> None:
     granted = rights(security.policy(yaml.safe_load(ROBOTS[0].read_text())))
     assert granted["dropgate_operator", "topics", "publish"] == {"/rosout", "/parameter_events"}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.control.controller import Controller
-from runtime.control.observation import ObservationBuffer
 from runtime.errors import ContractError
 from runtime.recording import values
 from runtime.recording.recorder import outcome
@@ -44,9 +43,8 @@ def replay(setup: Setup, events: Iterable[Mapping[str, Any]]) -> Replayed:
         ContractError: an event is missing or not one.
     """
     playback = Playback()
-    buffer = ObservationBuffer(setup.policy.observation, setup.state_map(), setup.joints, setup.needs_tcp)
     clock, wall = ReplayedClock(playback, CLOCK), ReplayedClock(playback, WALL)
-    controller = Controller(setup.settings, setup.filter(), buffer, ReplayedLink(playback), clock, wall)
+    controller = Controller(setup.settings, setup.filter(), setup.buffer(), ReplayedLink(playback), clock, wall)
     count = ticks = commands = 0
     for event in events:
         if event.get("n") != count:

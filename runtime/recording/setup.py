@@ -10,6 +10,7 @@ from typing import Any
 from runtime.contract.codec import decode, encode
 from runtime.contract.normalization import Normalization
 from runtime.contract.policy_spec import PolicySpec
+from runtime.control.observation import ObservationBuffer
 from runtime.control.settings import Settings
 from runtime.control.state_map import StateMap
 from runtime.errors import ContractError
@@ -66,6 +67,10 @@ class Setup:
         """A new filter."""
         arm = self.arm.kinematics(self.limits.names) if self.arm and isinstance(self.limits, JointLimits) else None
         return SafetyFilter(self.policy.action, self.limits, self.timing, arm, self.trained)
+
+    def buffer(self) -> ObservationBuffer:
+        """A new, empty one."""
+        return ObservationBuffer(self.policy.observation, self.state_map(), self.joints, self.needs_tcp)
 
     def state_map(self) -> StateMap:
         """Where the state's numbers come from."""

@@ -23,7 +23,6 @@ from runtime.inference.worker_client import PolicyWorker
 from runtime.recording.recorder import RecordedBuffer, RecordedController
 from runtime.recording.recording import Recording
 from runtime.recording.setup import Setup
-from runtime.recording.tape import Tape
 from runtime.safety.filter import SafetyFilter
 from runtime.safety.trajectory import CommandKind
 
@@ -60,15 +59,18 @@ def assemble(node: Node, wall: Clock) -> Loaded:
     except BaseException:
         worker.close()
         raise
-    link = WorkerLink(worker)
+    link, clock = WorkerLink(worker), NodeTime(node)
     try:
         recording = _recording(node, setup)
     except BaseException:
         worker.close()
         raise
-    tape = recording.tape if recording is not None else Tape(lambda event: None)
-    buffer = RecordedBuffer(setup, tape)
-    controller = RecordedController(station.settings, filter_, buffer, link, NodeTime(node), wall, tape)
+    controller: Controller
+    if recording is None:
+        controller = Controller(station.settings, filter_, setup.buffer(), link, clock, wall)
+    else:
+        taped = RecordedBuffer(setup, recording.tape)
+        controller = RecordedController(station.settings, filter_, taped, link, clock, wall, recording.tape)
     return Loaded(artifact, station, worker, link, filter_, controller, gatekeeper, recording)
 
 

@@ -35,6 +35,7 @@ def policy(station: Mapping[str, Any]) -> ET.Element:
         raise ValueError(
             f"this is not a robot's parameter file: {error} is missing below {CONTROLLER}.ros__parameters"
         ) from error
+    guard = station.get(GUARD, {}).get("ros__parameters", {})
     permit = given.get("permit_topic", f"/{GUARD}/permit")
     enable = given.get("enable_topic", "/enable")
     status, task = f"/{CONTROLLER}/status", f"/{CONTROLLER}/run_task"
@@ -51,7 +52,8 @@ def policy(station: Mapping[str, Any]) -> ET.Element:
     )  # fmt: skip
     _enclave(
         enclaves, GUARD,
-        publish=[permit, "/diagnostics"], subscribe=[status, joints, enable], reply=_own_parameters(GUARD),
+        publish=[permit, "/diagnostics"], subscribe=[status, joints, enable, *_driver(guard)],
+        reply=_own_parameters(GUARD),
     )  # fmt: skip
     _enclave(
         enclaves, OPERATOR,
@@ -60,15 +62,10 @@ def policy(station: Mapping[str, Any]) -> ET.Element:
     return root
 
 
-def _driver(given: Mapping[str, Any]) -> list[str]:
-    """Topics on which the vendor's driver says how it is."""
-    from runtime.control.driver import VENDORS
-
-    vendor = VENDORS.get(given.get("driver", {}).get("vendor", "none"))
-    if vendor is None:
-        raise ValueError(f"driver.vendor is {given['driver']['vendor']!r}, expected one of {sorted(VENDORS)}")
-    speed = [vendor.speed.topic] if vendor.speed else []
-    return [*dict.fromkeys(signal.topic for signal in vendor.signals), *speed]
+def _driver(section: Mapping[str, Any]) -> list[str]:
+    """Topics on which the driver says how it is, whether the file nests them or writes them with dots."""
+    nested = section.get("driver", {})
+    return [nested.get(name) or section.get(f"driver.{name}", "") for name in ("program_topic", "scaling_topic")]
 
 
 def _own_parameters(node: str) -> list[str]:
