@@ -201,7 +201,7 @@ def test_a_recipe_with_a_budget_is_planned_carried_out_and_measured(
     assert cli.main(["plan", str(path), "--quiet", "--json", "--latency-budget", f"{tight}ms"]) == 0
     (lines,) = json.loads(capsys.readouterr().out)["budgets"].values()
     assert "write `latency_budget_ms:" in lines[-1]
-    assert float(lines[-1].split("expected ")[1].split(" of")[0]) <= float(tight)
+    assert float(lines[-1].split("expected ")[1].split(" of")[0]) - 0.005 <= float(tight)  # printed to 0.01 ms
     assert any("drop [" in line and "drop []" not in line for line in lines)
     assert cli.main(["plan", str(path), "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["done"] == []  # looking changed nothing

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from runtime.control.policy_link import PolicyFailure
 from runtime.control.state import NotAllowed, State
 from runtime.errors import ContractError
 from runtime.recording import values as plain
-from runtime.recording.mcap_file import McapRecording, RecordingError
+from runtime.recording.mcap_file import EVENTS, McapRecording, McapWriter, RecordingError
 from runtime.recording.recorder import RecordedBuffer, RecordedController
 from runtime.recording.recording import Recording
 from runtime.recording.replay import replay
@@ -60,6 +61,7 @@ def lived(tape: Callable[[Setup], Tape]) -> RecordedWorld:
     world.controller.arm(True)
     world.controller.start("go on", 5.0, 0.5)
     world.step(30)
+    world.controller.scaled(0.0)
     world.policy.dead = PolicyFailure(StopCause.WORKER_DIED, "killed")
     world.step(40)
     return world
@@ -90,7 +92,14 @@ def _first(events: list[dict], fits: Callable[[dict], bool]) -> dict:
     return next(event for event in events if fits(event))
 
 
-@pytest.mark.parametrize("what", ["joint", "clock", "chunk", "command", "state", "limit", "instruction"])
+def test_nothing_that_changes_a_controller_goes_unrecorded() -> None:
+    calls = {
+        name for name in dir(Controller) if not name.startswith("_") and inspect.isfunction(getattr(Controller, name))
+    }
+    assert calls - set(vars(RecordedController)) == set()
+
+
+@pytest.mark.parametrize("what", ["joint", "clock", "chunk", "command", "state", "limit", "instruction", "scaling"])
 def test_one_changed_number_is_found(taped, what: str) -> None:
     setup, events, _ = taped
     events = copy.deepcopy(events)
@@ -110,6 +119,8 @@ def test_one_changed_number_is_found(taped, what: str) -> None:
         velocities = plain.to_array(moving["out"]["command"]["velocities"])
         velocities[0, 0] = np.nextafter(velocities[0, 0], 9.0)
         moving["out"]["command"]["velocities"] = plain.array(velocities)
+    elif what == "scaling":
+        _first(events, lambda e: e["call"] == "scaled")["args"]["factor"] = 1.0
     elif what == "state":
         moving["out"]["state"] = "idle"
     elif what == "limit":
@@ -180,6 +191,17 @@ def test_a_file_is_replayed(tmp_path: Path) -> None:
     done = replay(Setup.from_json(found.setup), found.events())
     assert done.same, done.difference
     assert done.ticks == len(world.ticks)
+    assert found.whole
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_a_closed_file_is_whole_however_little_is_in_it(tmp_path: Path, taped, count: int) -> None:
+    writer = McapWriter(tmp_path / "run.mcap", taped[0].to_json())
+    for event in taped[1][:count]:
+        writer.add(EVENTS, 1, event)
+    writer.close()
+    found = McapRecording(tmp_path / "run.mcap")  # while the writer still lives
+    assert list(found.events()) == taped[1][:count]
     assert found.whole
 
 

@@ -40,7 +40,7 @@ class McapWriter:
         if path.exists():
             raise RecordingError(f"{path} is there already; recordings are never overwritten: give another name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream: IO[bytes] = self._part.open("xb", buffering=0)
+        self._stream: IO[bytes] = self._part.open("xb")  # a raw one the library buffers, and never flushes
         self._writer = Writer(self._stream, chunk_size=CHUNK_BYTES)
         self._writer.start(profile="", library="dropgate")
         self._writer.add_metadata(SETUP, {"setup": json.dumps(setup, sort_keys=True)})
@@ -57,10 +57,12 @@ class McapWriter:
         data = json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
         self._count += 1
         self._writer.add_message(self._channels[topic], time_ns, data, time_ns, self._count)
+        self._stream.flush()  # a chunk that is done is in the file
 
     def close(self) -> None:
         """Finish the file and give it its name."""
         self._writer.finish()  # type: ignore[no-untyped-call]
+        self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
         self._part.rename(self.path)

@@ -76,6 +76,11 @@ class RecordedController(Controller):
         with self._tape.event("fault", {"cause": cause.value, "text": text}):
             super().fault(cause, text)
 
+    def scaled(self, factor: float) -> None:
+        """The driver's speed scaling."""
+        with self._tape.event("scaled", {"factor": values.number(factor)}):
+            super().scaled(factor)
+
     def activate(self) -> None:
         """See Controller."""
         with self._tape.event("activate", {}):

@@ -107,6 +107,7 @@ def _do(controller: Controller, call: str, args: Mapping[str, Any]) -> Any:
         "permit": lambda: controller.permission.permit(args["granted"]),
         "enable": lambda: controller.permission.enable(args["held"]),
         "fault": lambda: controller.fault(StopCause(args["cause"]), args["text"]),
+        "scaled": lambda: controller.scaled(number(args["factor"])),
         "activate": controller.activate,
         "deactivate": controller.deactivate,
         "arm": lambda: controller.arm(args["wanted"]),

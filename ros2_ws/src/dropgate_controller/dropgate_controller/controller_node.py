@@ -144,7 +144,7 @@ class ControllerNode(Node):
         self._outputs = Outputs(self, loaded)
         self._tasks = TaskServer(self)
         self._made += [
-            *subscribe(self, loaded, self._take, NEWEST),
+            *subscribe(self, loaded, self._take, self._hold, NEWEST),
             self.create_service(SetBool, "~/arm", self._arm),
             self.create_service(Trigger, "~/stop", self._stop),
             self.create_service(Trigger, "~/reset_fault", self._reset),
@@ -178,6 +178,11 @@ class ControllerNode(Node):
             if self.loaded is not None:
                 stamp_s = conversions.seconds(message.header.stamp)
                 self.loaded.controller.buffer.put(name, stamp_s, value, self.now_s())
+
+    def _hold(self, action: Callable[[Controller], Any]) -> None:
+        with self.lock:
+            if self.loaded is not None:
+                action(self.loaded.controller)
 
     def _turn(self) -> float:
         """One tick, and now and then a heartbeat; gives the seconds to the next turn."""

@@ -14,21 +14,24 @@ from std_msgs.msg import Bool, Float64
 
 from dropgate_controller import conversions
 from dropgate_controller.assembly import Loaded
+from runtime.control.controller import Controller
 from runtime.control.observation import JOINTS, TCP
 
 Take = Callable[[str, Any, Callable[[], Any]], None]
+Do = Callable[[Callable[[Controller], Any]], Any]
 
 
-def subscribe(node: Node, loaded: Loaded, take: Take, reliable: QoSProfile) -> Iterator[Any]:
+def subscribe(node: Node, loaded: Loaded, take: Take, hold: Do, reliable: QoSProfile) -> Iterator[Any]:
     """Make every subscription.
 
     Args:
         node: theirs.
         loaded: what is configured.
         take: called with stream, message and a function that converts it or raises ConversionError.
+        hold: acts on the controller between two ticks, never within one.
         reliable: for permissions.
     """
-    station, permission = loaded.station, loaded.controller.permission
+    station = loaded.station
     specs = {spec.key: spec for spec in loaded.artifact.manifest.policy.observation.images}
 
     def hear(kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
@@ -52,9 +55,9 @@ def subscribe(node: Node, loaded: Loaded, take: Take, reliable: QoSProfile) -> I
             PoseStamped, station.tcp_topic, lambda m: take(TCP, m, lambda: conversions.pose_from(m, station.tcp_frame)),
             qos_profile_sensor_data,
         )  # fmt: skip
-    yield hear(Bool, station.permit_topic, lambda m: permission.permit(m.data), reliable)
+    yield hear(Bool, station.permit_topic, lambda m: hold(lambda c: c.permission.permit(m.data)), reliable)
     if station.scaling_topic:
         yield hear(
-            Float64, station.scaling_topic, lambda m: loaded.controller.scaled(m.data / 100.0), qos_profile_sensor_data
+            Float64, station.scaling_topic, lambda m: hold(lambda c: c.scaled(m.data / 100.0)), qos_profile_sensor_data
         )
-    yield hear(Bool, station.enable_topic, lambda m: permission.enable(m.data), reliable)
+    yield hear(Bool, station.enable_topic, lambda m: hold(lambda c: c.permission.enable(m.data)), reliable)
