@@ -26,9 +26,9 @@ def command(start_s: float) -> SafeTrajectory:
     )
 
 
-def watch(measured, seconds: float = 1.0) -> float | None:
+def watch(measured, seconds: float = 1.0, limit_rad: float = 0.05) -> float | None:
     """When the first problem is found [s]; `measured(t)` is where joint a is reported."""
-    following = Following(0.05, LAG_S, 0.1)
+    following = Following(limit_rad, LAG_S, 0.1)
     for k in range(int(seconds / TICK_S)):
         now = k * TICK_S
         following.commanded(command(now))
@@ -40,6 +40,37 @@ def watch(measured, seconds: float = 1.0) -> float | None:
 @pytest.mark.parametrize("lag", [0.0, 0.04, 0.09])
 def test_arm_that_lags_follows(lag):
     assert watch(lambda t: SPEED * max(0.0, t - lag)) is None
+
+
+@pytest.mark.parametrize(("lag", "follows"), [(0.09, True), (0.13, False)])
+def test_how_far_behind_an_arm_may_run_is_time_and_not_distance(lag, follows):
+    """At this speed 0.09 s are 0.045 rad, nine times the distance that may last."""
+    found = watch(lambda t: SPEED * (t - lag), seconds=3.0, limit_rad=0.005)
+    assert (found is None) is follows
+
+
+def test_only_the_last_second_of_commands_is_kept():
+    following = Following(0.05, LAG_S, 0.1)
+    for k in range(500):
+        following.commanded(command(k * TICK_S))
+    assert 1.0 / TICK_S <= len(following._sent) <= 1.0 / TICK_S + 2
+
+
+def test_without_patience_the_first_report_is_enough_and_as_far_as_allowed_is_allowed():
+    following = Following(0.5, LAG_S, 0.0)
+    following.commanded(command(0.0))
+    assert following.problem(Measured(-0.01, {"a": 9.0, "b": 0.0})) == "", "from before the first command"
+    assert following.problem(Measured(0.0, {"a": 0.5, "b": 0.0})) == ""
+    assert "a is 0.510 rad" in following.problem(Measured(0.0, {"a": 0.51, "b": 0.0}))
+    following.forget()
+    assert following.problem(Measured(0.0, {"a": 0.51, "b": 0.0})) == ""
+
+
+def test_distance_that_is_named_is_that_to_the_nearest_command_within_the_lag():
+    following = Following(0.05, LAG_S, 0.0)
+    for k in range(51):
+        following.commanded(command(k * TICK_S))
+    assert "a is 0.350 rad" in following.problem(Measured(1.0, {"a": SPEED * (1.0 - LAG_S) - 0.35, "b": 0.0}))
 
 
 def test_arm_that_stands_is_found():
@@ -69,6 +100,7 @@ def test_nothing_commanded_or_not_reported_is_no_problem():
 def test_loop_plans_in_the_robots_own_time_and_an_arm_that_does_not_obey_is_a_fault():
     world = World().ready()
     controller = world.controller
+    assert controller._situation(world.clock.now()).speed_factor == 1.0, "until the driver says otherwise"
     for given, kept in ((0.5, 0.5), (1.7, 1.0), (-1.0, 0.0), (float("nan"), 0.0)):
         controller.scaled(given)
         assert controller._situation(world.clock.now()).speed_factor == kept
@@ -95,3 +127,37 @@ def test_stop_of_a_robot_at_speed_zero_is_over_at_once_and_nothing_is_sent_for_l
     world.controller.scaled(1.0)
     world.step(20)
     assert all(tick.command is None for tick in world.ticks[-20:])
+
+
+def test_loop_compares_with_what_it_has_sent_and_with_nothing_once_the_arm_rests():
+    world = World().ready()
+    controller = world.controller
+    controller.start("go")
+    world.step(20)
+    sent = []
+    controller._following.commanded = sent.append
+    before = len(world.ticks)
+    world.step(5)
+    assert sent == [tick.command for tick in world.ticks[before:] if tick.command is not None]
+    assert sent
+    del controller._following.commanded
+    controller._following.commanded(command(world.clock.now()))
+    controller.cancel()
+    world.step(60)
+    assert controller.state is State.ARMED
+    moved_by_hand = Measured(world.clock.now(), {"a": 9.0, "b": 9.0})
+    assert controller._following.problem(moved_by_hand) == ""
+    world.clock.advance(1.0)
+    assert controller._following.problem(Measured(world.clock.now(), moved_by_hand.joints)) == ""
+
+
+def test_task_whose_time_is_over_ends_also_where_the_arm_no_longer_follows():
+    world = World().ready()
+    controller = world.controller
+    controller.start("go", max_duration_s=0.5)
+    world.step(20)
+    ends = controller.task.started_s + 0.5
+    controller._following.problem = lambda measured: "it stands" if world.clock.now() > ends else ""
+    world.step(60)
+    assert controller.state is State.ARMED
+    assert controller.incident.cause is StopCause.NONE

@@ -64,11 +64,16 @@ def test_letting_go_of_the_enabling_input_counts_at_once():
 def test_a_second_commander_is_an_objection():
     watch, clock = guard()
     alive(watch, clock)
+    watch.publishers = 1
+    assert watch.objection() == ""
     watch.publishers = 2
     assert "2 nodes publish" in watch.objection()
 
 
-@pytest.mark.parametrize("changes", [{"heartbeat_s": 0.0}, {"joints_s": float("nan")}, {"enable_s": -1.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"heartbeat_s": 0.0}, {"joints_s": float("nan")}, {"enable_s": -1.0}, {"scaling_s": 60.0}, {"joints_s": 61}],
+)
 def test_settings_without_sense_are_refused(changes):
     with pytest.raises(ValueError, match="guard"):
         GuardSettings(**changes)
@@ -94,3 +99,39 @@ def test_a_driver_whose_program_stands_or_whose_speed_is_zero_is_an_objection():
     watch.heartbeat(-1)
     watch.joints()
     assert "speed scaling" in watch.objection(), "a report that has ended"
+
+
+@pytest.mark.parametrize(
+    ("silent", "limit"), [("heartbeat", 0.3), ("joints", 0.5), ("enable", 0.2), ("scaling", 0.5)]
+)  # fmt: skip
+def test_by_default_a_silence_is_noticed_when_its_time_is_over(silent, limit):
+    watch, clock = guard(require_enable=True, watch_scaling=True)
+    says = {
+        "heartbeat": lambda: watch.heartbeat(int(clock.now() * 1e6)), "joints": watch.joints,
+        "enable": lambda: watch.enable(True), "scaling": lambda: watch.scaling(1.0),
+    }  # fmt: skip
+    clock.advance(1.0)
+    for say in says.values():
+        say()
+    for step, expected in ((limit - 0.01, False), (0.02, True)):
+        clock.advance(step)
+        for name, say in says.items():
+            if name != silent:
+                say()
+        assert bool(watch.objection()) is expected
+
+
+def test_as_silent_and_as_slow_as_allowed_is_allowed():
+    watch, clock = guard(heartbeat_s=0.25, watch_scaling=True)
+    watch.heartbeat(1)
+    clock.advance(0.25)
+    watch.joints()
+    watch.scaling(0.99)
+    assert watch.objection() == ""
+
+
+def test_a_scaling_that_is_not_watched_is_no_objection():
+    watch, clock = guard()
+    alive(watch, clock)
+    watch.scaling(0.0)
+    assert watch.objection() == ""

@@ -47,6 +47,11 @@ def test_what_is_not_in_the_table_is_refused_and_changes_nothing(state, event):
     assert machine.state is state
 
 
+def test_a_refusal_says_what_is_possible_instead():
+    with pytest.raises(NotAllowed, match=r"reset is not possible while unconfigured; possible: configured$"):
+        Machine().happen(Event.RESET)
+
+
 def chunk(stamp: float = 0.0) -> AdmittedChunk:
     return AdmittedChunk(stamp, 0.05, np.zeros((8, 6)), None, 1.0)
 
@@ -73,6 +78,20 @@ def test_time_inside_a_chunk_runs_at_the_commanded_speed():
     assert scheduler.due() is None
 
 
+def test_slowed_motion_falls_behind_the_chunks_own_times_by_what_it_was_slowed():
+    scheduler = Scheduler(Pace(8, 0.1))
+    assert scheduler.behind_s == 0.0
+    scheduler.splice(chunk(10.0), 10.05)
+    assert scheduler.behind_s == pytest.approx(0.0, abs=1e-9)
+    scheduler.advance(10.25, 0.5)
+    assert scheduler.behind_s == pytest.approx(0.1)
+    scheduler.advance(10.25, 0.5)
+    scheduler.advance(10.20, 0.5)
+    assert scheduler.due()[1] == pytest.approx(0.15), "no time has passed"
+    scheduler.clear()
+    assert scheduler.behind_s == 0.0
+
+
 def test_fewer_rows_than_the_chunk_has_leave_a_reserve():
     scheduler = Scheduler(Pace(4, 0.0))
     scheduler.splice(chunk(), 0.0)
@@ -82,6 +101,14 @@ def test_fewer_rows_than_the_chunk_has_leave_a_reserve():
     scheduler.clear()
     assert scheduler.due() is None
     assert scheduler.left_s == 0.0
+
+
+def test_one_row_at_a_time_is_a_pace():
+    scheduler = Scheduler(Pace(1, 0.0))
+    scheduler.splice(chunk(), 0.0)
+    assert not scheduler.wants_next()
+    scheduler.advance(0.05, 1.0)
+    assert scheduler.wants_next()
 
 
 @pytest.mark.parametrize("pace", [(0, 0.0), (1, -1.0), (1, float("nan"))])
