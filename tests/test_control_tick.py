@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a tick takes and what it leaves, what it reports, and how soon: the small print of the loop."""
+
+from __future__ import annotations
+
+import pytest
+from control_world import SPEC, TICK, World, values
+
+from runtime.contract.chunk import ActionChunk
+from runtime.control.blend import Blend, Kind
+from runtime.control.policy_link import Answer, PolicyFailure
+from runtime.control.state import State
+from runtime.telemetry import StopCause
+
+
+def running(**changes) -> World:
+    world = World(**changes).ready()
+    world.controller.start("go")
+    world.step(30)
+    assert world.controller.state is State.RUNNING
+    return world
+
+
+def ended(world: World):
+    return [tick.ended for tick in world.ticks if tick.ended is not None]
+
+
+def test_tempo_is_the_share_of_the_policys_speed_and_0_outside_a_task():
+    world = World().ready()
+    assert world.controller.tempo == 0.0
+    world.controller.start("go", speed_scale=0.5)
+    world.step(60)
+    assert world.controller.tempo == pytest.approx(0.5)
+    world.controller.cancel()
+    world.step(30)
+    assert world.controller.state is State.ARMED
+    assert world.controller.tempo == 0.0
+
+
+def test_task_keeps_the_first_cause_and_its_words():
+    world = running()
+    world.controller.fault(StopCause.COMMAND_CONFLICT, "two publishers")
+    world.controller.fault(StopCause.WORKER_DIED, "SIGKILL")
+    assert world.controller.queue_s == 0.0, "nothing to go on with"
+    world.step(40)
+    (task,) = ended(world)
+    assert (task.cause, task.text) == (StopCause.COMMAND_CONFLICT, "two publishers")
+    assert [event.cause for event in world.controller.incident.later] == [StopCause.WORKER_DIED]
+
+
+def test_task_that_was_cancelled_stays_so_when_its_stop_is_disturbed():
+    world = running()
+    world.controller.cancel()
+    world.controller.fault(StopCause.PERMIT_LOST, "the guard")
+    world.step(40)
+    assert ended(world)[0].cause is StopCause.CANCELLED
+    assert world.controller.incident.cause is StopCause.PERMIT_LOST
+
+
+def test_fault_without_a_task_latches():
+    world = World().ready()
+    world.controller.fault(StopCause.COMMAND_CONFLICT, "two publishers")
+    world.step(3)
+    assert world.controller.state is State.FAULT_LATCHED
+    assert not ended(world)
+
+
+def test_clock_may_jump_while_nothing_moves():
+    world = World().ready()
+    world.step(2)
+    world.clock.advance(3.0)
+    world.step(2)
+    assert world.controller.state is State.ARMED
+    assert world.controller.incident.cause is StopCause.NONE
+
+
+def test_durations_are_counted_one_by_one():
+    world = World(latency_s=0.04).ready()
+    world.controller.start("go")
+    policy = world.policy
+    take = policy.answer
+
+    def slow():
+        world.wall.advance(0.003)
+        return take()
+
+    policy.answer = slow
+    world.step(50)
+    latencies = world.controller.latencies
+    assert latencies.tick.count == 50
+    assert latencies.tick.max_s == pytest.approx(0.003)
+    answered = [tick.answer for tick in world.ticks if tick.answer is not None]
+    assert latencies.inference.count == len(answered) == world.controller.task.chunks
+    assert latencies.inference.max_s == pytest.approx(0.04)
+    assert latencies.observation_to_command.count == sum(tick.admitted is not None for tick in world.ticks)
+    assert 0.039 < latencies.observation_to_command.max_s <= 0.04 + 2 * TICK
+    assert world.controller.task.commands == sum(tick.command is not None for tick in world.ticks)
+
+
+def test_worker_that_died_is_a_fault_at_once_and_no_rejected_chunk():
+    world = running()
+    while not world.policy.in_flight:
+        world.step()
+    world.policy.dead = PolicyFailure(StopCause.WORKER_DIED, "SIGKILL")
+    world.step()
+    assert world.controller.state is State.STOPPING
+    assert world.controller.task.rejected == 0
+
+
+def test_bad_answer_while_stopping_without_a_task_is_recorded_as_what_it_is():
+    world = World().ready()
+    world.controller.stop()
+
+    def bad():
+        raise PolicyFailure(StopCause.POLICY_ERROR, "NaN")
+
+    world.policy.answer = bad
+    world.step()
+    assert [event.cause for event in world.controller.incident.later] == [StopCause.POLICY_ERROR]
+
+
+def test_answer_that_comes_during_a_stop_is_shown_and_not_used():
+    world = running()
+    while world.policy._due is None or world.policy._due[0] > world.clock.now() + TICK:
+        world.step()
+    world.controller.cancel()
+    chunks = world.controller.task.chunks
+    tick = world.step()
+    assert tick.answer is not None
+    assert tick.state is State.ENDING
+    assert tick.admitted is None
+    assert world.controller.task.chunks == chunks
+    assert world.controller.queue_s == 0.0
+
+
+def test_answer_to_a_question_of_another_task_is_not_used_by_the_next():
+    world = World(latency_s=0.1).ready()
+    world.controller.start("go")
+    world.step()
+    assert world.policy.in_flight
+    world.controller.stop()
+    world.step()
+    world.controller.reset_fault()
+    world.controller.arm(True)
+    world.controller.start("another")
+    world.step(10)
+    assert world.controller.incident.cause is StopCause.NONE
+    first = next(tick for tick in world.ticks if tick.answer is not None)
+    assert first.admitted is None
+
+
+def test_answer_about_another_observation_than_the_one_sent_is_not_used():
+    world = running()
+    action = SPEC.action
+    stray = ActionChunk(values(), world.clock.now() - 0.01, action.dt_s, action.names)
+    world.policy.answer = lambda: Answer(stray, 0.01)
+    tick = world.step()
+    assert tick.answer is not None
+    assert tick.admitted is None
+
+
+def test_chunk_that_is_over_when_it_comes_counts_as_rejected_and_late():
+    world = running()
+    world.controller._scheduler.splice = lambda chunk, now: False
+    world.step(100)
+    assert world.controller.incident.cause is StopCause.CHUNK_LATE
+    assert "over already" in world.controller.incident.text
+    assert ended(world)[0].rejected == 3
+
+
+def test_two_bad_answers_are_survived_again_and_again():
+    bad = PolicyFailure(StopCause.POLICY_ERROR, "NaN")
+    world = World(answers=lambda call: values() if call % 3 == 0 else bad).ready()
+    world.controller.start("go")
+    world.step(200)
+    assert world.controller.incident.cause is StopCause.NONE
+    assert world.controller.task.rejected >= 4
+
+
+def test_arm_is_commanded_also_where_no_sample_is_of_this_very_instant():
+    world = World()
+    see = world.see
+
+    def late():
+        world.clock._now_s -= 0.01
+        see()
+        world.clock._now_s += 0.01
+
+    world.see = late
+    world.ready()
+    world.controller.start("go")
+    world.step(30)
+    assert world.controller.state is State.RUNNING
+    assert world.speed > 0.1
+
+
+def test_frozen_time_waits_for_every_stream_of_its_instant():
+    world = World(lockstep=True, latency_s=0.0, ramp_in_s=0.0).ready()
+    world.controller.start("go")
+    world.controller.tick()
+    assert world.controller.tick().command is not None
+    world.clock.advance(SPEC.action.dt_s)
+    world.silent.add("wrist")
+    world.see()
+    assert world.controller.tick().command is None
+    world.silent.clear()
+    world.clock.advance(0.001)
+    world.see()
+    assert world.controller.tick().command is not None
+
+
+def test_new_chunk_meets_the_one_in_use_as_the_settings_say():
+    """The answers turn round at the third; what is frozen stays the second's."""
+    blend = Blend(Kind.OVERLAP, frozen_s=0.1, fade_s=0.1)
+    world = World(answers=lambda call: values(0.2 if call < 2 else -0.2), blend=blend).ready()
+    world.controller.start("go")
+    world.step(60)
+    turned = [tick.admitted for tick in world.ticks if tick.admitted is not None][2]
+    assert turned.rows[1, 0] > 0.0
+    assert turned.rows[-1, 0] < 0.0
+
+
+def test_slowed_chunk_is_played_in_its_own_longer_time():
+    world = World(answers=lambda call: values(1.0)).ready()
+    world.controller.start("go")
+    world.step(40)
+    assert [tick.admitted for tick in world.ticks if tick.admitted is not None][-1].time_scale == pytest.approx(2.0)
+    assert world.controller.state is State.RUNNING
+    assert world.controller.tempo == pytest.approx(1.0)
