@@ -81,7 +81,7 @@ class SafeTrajectory:
 
 
 def hermite(times: Floats, positions: Floats, velocities: Floats, time: float) -> tuple[Floats, Floats]:
-    """Cubic Hermite interpolation; before the first knot and from the last on, the knot itself at rest.
+    """Cubic Hermite interpolation; before the first knot that knot, from the last on the last one at rest.
 
     Args:
         times: (N,) ascending [s].
