@@ -9,7 +9,10 @@ from control_world import SPEC, TICK, World, values
 from runtime.contract.chunk import ActionChunk
 from runtime.control.blend import Blend, Kind
 from runtime.control.policy_link import Answer, PolicyFailure
+from runtime.control.scheduler import Pace
 from runtime.control.state import State
+from runtime.control.state_map import ObservationProblem
+from runtime.safety.limits import Timing
 from runtime.telemetry import StopCause
 
 
@@ -177,21 +180,91 @@ def test_two_bad_answers_are_survived_again_and_again():
     assert world.controller.task.rejected >= 4
 
 
-def test_arm_is_commanded_also_where_no_sample_is_of_this_very_instant():
-    world = World()
-    see = world.see
+def seen_late(world: World, by_s: float, every: int = 1) -> World:
+    """Samples carry stamps of `by_s` ago, and come with every `every`th tick only."""
+    see, calls = world.see, []
 
     def late():
-        world.clock._now_s -= 0.01
-        see()
-        world.clock._now_s += 0.01
+        calls.append(0)
+        if len(calls) % every == 0:
+            world.clock._now_s -= by_s
+            see()
+            world.clock._now_s += by_s
 
     world.see = late
-    world.ready()
+    return world
+
+
+def test_arm_is_commanded_also_where_no_sample_is_of_this_very_instant():
+    world = seen_late(World(), 0.01).ready()
     world.controller.start("go")
     world.step(30)
     assert world.controller.state is State.RUNNING
     assert world.speed > 0.1
+
+
+def test_no_observation_is_asked_about_twice_unless_its_answer_was_refused():
+    bad = PolicyFailure(StopCause.POLICY_ERROR, "NaN")
+    world = World(latency_s=0.0, pace=Pace(SPEC.action.horizon, lead_s=10.0)).ready()  # always wants the next
+    seen_late(world, 0.0, every=4)
+    world.controller.start("go")
+    world.step(60)
+    stamps = [stamp for stamp, _ in world.policy.asked]
+    assert len(stamps) >= 15
+    assert len(set(stamps)) == len(stamps)
+    world = World(answers=lambda call: bad if call == 1 else values(), latency_s=0.0, max_rejects=5)
+    seen_late(world, 0.0, every=4)
+    world.see()
+    world.see()
+    world.see()
+    world.ready()
+    world.controller.start("go")
+    world.step(60)
+    stamps = [stamp for stamp, _ in world.policy.asked]
+    assert stamps[1] == stamps[2], "the same eyes, another try"
+    assert len(set(stamps)) == len(stamps) - 1
+
+
+@pytest.mark.parametrize(("late_s", "asked"), [(0.04, True), (0.06, False)])
+def test_observation_half_as_old_as_its_chunk_may_be_is_not_worth_a_question(late_s, asked):
+    world = World()
+    world.controller._filter._timing = Timing(max_chunk_age_s=0.1)
+    seen_late(world, late_s).ready()
+    world.controller.start("go")
+    world.step(10)
+    assert bool(world.policy.asked) is asked
+
+
+def test_overdue_answer_slows_the_arm_and_the_answer_ends_that():
+    world = running(late_speed=0.25)
+    world.policy.latency_s = 0.09
+    was = len(world.ticks)
+    while world.controller.state is not State.SLOWING:
+        left, speed = world.controller.queue_s, world.speed
+        world.step()
+        assert len(world.ticks) < was + 40
+    assert world.policy.in_flight
+    assert 0.05 - 1e-9 <= left < 0.05 + TICK, "half the lead is left"
+    assert world.speed < speed
+    world.policy.latency_s = 0.03
+    states = [world.step().state for _ in range(10)]
+    assert states[0] is State.SLOWING
+    assert State.RUNNING in states
+    assert State.HOLDING not in states
+    assert world.speed == pytest.approx(0.2, rel=1e-3)
+
+
+def test_observation_that_cannot_be_used_is_a_fault_at_once():
+    world = running()
+
+    def stale(now_s):
+        raise ObservationProblem(StopCause.OBSERVATION_STALE, "the sample that fits is too old")
+
+    world.buffer.snapshot = stale
+    while world.controller.state is State.RUNNING:
+        world.step()
+    assert world.controller.queue_s == 0.0
+    assert world.controller.incident.cause is StopCause.OBSERVATION_STALE
 
 
 def test_frozen_time_waits_for_every_stream_of_its_instant():
