@@ -8,6 +8,7 @@ from control_world import SPEC, TICK, World, values
 
 from runtime.contract.chunk import ActionChunk
 from runtime.control.blend import Blend, Kind
+from runtime.control.observation import JOINTS, TCP
 from runtime.control.policy_link import Answer, PolicyFailure
 from runtime.control.scheduler import Pace
 from runtime.control.state import State
@@ -300,3 +301,126 @@ def test_slowed_chunk_is_played_in_its_own_longer_time():
     assert [tick.admitted for tick in world.ticks if tick.admitted is not None][-1].time_scale == pytest.approx(2.0)
     assert world.controller.state is State.RUNNING
     assert world.controller.tempo == pytest.approx(1.0)
+
+
+def test_braking_begins_in_the_tick_that_has_no_row_and_leaves_no_tick_out():
+    world = running()
+    while world.policy.in_flight:
+        world.step()
+    world.policy.latency_s = 1e6
+    was = len(world.ticks)
+    world.step(60)
+    states = [tick.state for tick in world.ticks[was:]]
+    held = states.index(State.HOLDING)
+    assert all(tick.command is not None for tick in world.ticks[was : was + held])
+    assert not world.ticks[was + held - 1].command.velocities.any(), "it holds when it rests, not before"
+    assert all(tick.command is None for tick in world.ticks[was + held :])
+
+
+def test_frozen_time_waits_for_the_answer_of_its_instant_and_brakes_once_that_has_passed():
+    world = World(lockstep=True, latency_s=0.0, ramp_in_s=0.0, pace=Pace(SPEC.action.horizon, 0.0)).ready()
+    controller = world.controller
+
+    def tick():
+        world.wall.advance(0.005)
+        controller.permission.permit(True)
+        return controller.tick()
+
+    def next_row():
+        world.clock.advance(SPEC.action.dt_s)
+        world.see()
+
+    controller.start("go")
+    tick()
+    assert tick().command is not None
+    world.policy.latency_s = 1e6
+    next_row()
+    while tick().command is not None:
+        next_row()
+    assert [tick().command for _ in range(3)] == [None] * 3, "the answer may still come"
+    assert controller.state is State.RUNNING
+    next_row()
+    assert tick().command is not None, "it did not: brake"
+    assert tick().command is None
+    assert controller.state is State.RUNNING, "it does not rest yet"
+    for _ in range(4):
+        next_row()
+        tick()
+    assert controller.state is State.HOLDING
+
+
+def test_task_that_waits_for_its_first_chunk_has_not_begun_to_hold():
+    world = World(latency_s=0.5).ready()
+    world.controller.start("go")
+    world.step(10)
+    assert world.controller.state is State.RAMP_IN
+
+
+def test_two_ticks_of_one_instant_brake_once():
+    world = running()
+    world.controller.cancel()
+    assert world.step().command is not None
+    assert world.controller.tick().command is None
+    assert world.controller.state is State.ENDING
+
+
+def test_arm_is_braked_also_when_it_is_no_longer_seen():
+    world = running()
+    world.silent |= {"wrist", "agentview", JOINTS, TCP}
+    while world.controller.state is State.RUNNING:
+        world.step()
+    assert world.controller.incident.cause is StopCause.OBSERVATION_STALE
+    assert world.ticks[-1].command is not None
+    world.step(3)
+    told = [tick.command for tick in world.ticks if tick.command is not None]
+    assert not told[-1].velocities.any(), "not left to the receiver's time-out"
+
+
+def test_cancelling_what_is_over_already_changes_nothing():
+    world = running()
+    world.controller.cancel()
+    world.controller.cancel()
+    world.step(20)
+    world.controller.cancel()
+    assert world.controller.state is State.ARMED
+    world.controller.start("go")
+    world.step(30)
+    world.controller.stop("the operator")
+    world.controller.cancel()
+    world.step(20)
+    assert [task.cause for task in ended(world)] == [StopCause.CANCELLED, StopCause.STOP_REQUESTED]
+
+
+def test_nothing_of_one_task_is_blended_into_the_next():
+    blend = Blend(Kind.OVERLAP, frozen_s=0.2, fade_s=0.2)
+    world = World(answers=lambda call: values(0.2 if call < 9 else -0.2), blend=blend)
+    world.ready()
+    world.controller.start("go")
+    while len(world.policy.asked) < 9:
+        world.step()
+    world.controller.cancel()
+    world.step(6)
+    assert world.controller.state is State.ARMED
+    was = len(world.ticks)
+    world.controller.start("back")
+    world.step(6)
+    first = next(tick.admitted for tick in world.ticks[was:] if tick.admitted is not None)
+    assert first.rows[:, 0] == pytest.approx(-0.2, abs=1e-6)
+
+
+def test_next_task_may_begin_with_the_same_eyes():
+    """Frames come slowly; the last one that the task before was asked about is the newest there is."""
+    world = World(latency_s=0.0, ramp_in_s=0.0, pace=Pace(SPEC.action.horizon, lead_s=10.0)).ready()
+    world.controller.start("go", speed_scale=0.3)
+    world.step(20)
+    see, world.see = world.see, lambda: None
+    world.step()
+    world.controller.cancel()
+    world.step(2)
+    assert world.controller.state is State.ARMED
+    world.controller.start("go on")
+    was = len(world.ticks)
+    world.step(2)
+    assert world.policy.asked[-1] == (world.policy.asked[-2][0], "go on")
+    assert any(tick.admitted is not None for tick in world.ticks[was:])
+    world.see = see

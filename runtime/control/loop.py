@@ -288,7 +288,7 @@ class ControlLoop:
 
     def _ended(self) -> Task | None:
         """The task, once: when it is over and nothing moves any more."""
-        if self.task is None or self.state in MOVING:
+        if self.state in MOVING:
             return None
         ended, self.task = self.task, None
         return ended
