@@ -75,6 +75,18 @@ class Curve:
         times = np.concatenate([[start_s], self.times[inside], [end_s]])
         return Curve(times, *(np.vstack([e[:1], m, e[1:]]) for e, m in zip(ends, middle, strict=True)))
 
+    def since(self, time_s: float, end_s: float) -> Curve:
+        """As `cut`, from a time inside the curve on; begins about 2 `NEAR_S` earlier where a knot is near, never later.
+
+        A receiver that has no point at or before now makes a way of its own to the first one.
+        """
+        k = int(np.searchsorted(self.times, time_s, side="right"))
+        if 0 < k < len(self.times):
+            time_s = min(time_s, float(self.times[k]) - NEAR_S - _TICK)
+            if time_s - self.times[k - 1] < NEAR_S:
+                time_s = float(self.times[k - 1])
+        return self.cut(time_s, end_s)
+
     def slowed(self, rate: float, start_s: float, from_s: float) -> Curve:
         """The same path at `rate` of its speed: what was at `from_s` comes at `start_s`."""
         times = start_s + (self.times - from_s) / rate

@@ -125,7 +125,7 @@ class JointPath:
             command = self._with_stop(self._head(situation), None)
             if command is not None:
                 return self._motion(command, None, 0.0)
-        rest = last.curve.cut(played, last.curve.end_s)
+        rest = last.curve.since(played, last.curve.end_s)
         return None if len(rest.times) < 2 else self._motion(self._command(rest, rest.start_s, 0.0, None), None, 0.0)
 
     def breach(self, motion: Motion, situation: Situation) -> str:
@@ -174,7 +174,7 @@ class JointPath:
         curve = self._last.curve
         if now >= curve.end_s:
             return resting(curve.positions[-1], now, span)
-        head = curve.cut(now, min(now + span, curve.end_s))
+        head = curve.since(now, min(now + span, curve.end_s))
         if now + span > curve.end_s + NEAR_S:
             head = head.joined(resting(curve.positions[-1], curve.end_s, now + span - curve.end_s))
         return head
@@ -192,10 +192,10 @@ class JointPath:
         start, state = head.end_s, (head.positions[-1], head.velocities[-1], head.accelerations[-1])
         plan = None if self._last is None else self._last.plan
         if plan is not None and plan.chunk is chunk and plan.rate == rate and start < plan.curve.end_s - NEAR_S:
-            expected = plan.progress_s + rate * (head.start_s - plan.since_s)
+            expected = plan.progress_s + rate * (self._played_s - plan.since_s)
             if abs(expected - progress_s) < 1e-3 and same(state, plan.curve.at(start)):
                 return plan
-        at_splice = progress_s + rate * (start - head.start_s)
+        at_splice = progress_s + rate * (start - self._played_s)
         way = bridge(state, chunk.path, at_splice, rate, self._join)
         if way is None:
             return None
@@ -206,13 +206,13 @@ class JointPath:
             if abs(after.start_s - joined) > _SAME_INSTANT_S:
                 return None  # beside a knot after all
             way = way.joined(after.slowed(rate, way.end_s, joined))
-        return Plan(chunk, way, rate, head.start_s, progress_s)
+        return Plan(chunk, way, rate, self._played_s, progress_s)
 
     def _with_stop(self, head: Curve, plan: Plan | None) -> Command | None:
         """Head, committed part, stop; None if that leaves the range or the tool's limits."""
         whole, commit = head, head.end_s
         if plan is not None:
-            commit = min(max(head.end_s, head.start_s + self._timing.commit_s), plan.curve.end_s)
+            commit = min(max(head.end_s, self._played_s + self._timing.commit_s), plan.curve.end_s)
             if commit > head.end_s + NEAR_S:
                 piece = plan.curve.cut(head.end_s, commit)
                 if abs(piece.start_s - head.end_s) > _SAME_INSTANT_S:
@@ -237,7 +237,7 @@ class JointPath:
         played = self._time(situation)
         if last is None or played >= last.curve.end_s - NEAR_S:
             return None
-        rest = last.curve.cut(played, last.curve.end_s)
+        rest = last.curve.since(played, last.curve.end_s)
         if len(rest.times) < 2:
             return None
         at_commit, now = (float(np.abs(last.curve.at(t)[1] / self._reach.speed).max()) for t in (last.commit_s, played))
