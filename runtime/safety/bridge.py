@@ -44,11 +44,12 @@ def bridge(state: tuple[Floats, Floats, Floats], path: Curve, from_s: float, rat
     speed = (v1 - (v0 + spans * a0)) * spans
     change = (a1 - a0) * spans**2
     jerks = np.einsum("ij,jbd->ibd", _SOLVER, np.stack([place, speed, change])) / spans**3  # (3, durations, D)
-    good = _allowed(state, jerks, durations, reach)
-    if not good.any():
-        return None
-    best = int(np.argmax(good))
-    return of_jerks(0.0, state, np.full(3, durations[best] / 3.0), jerks[:, best])
+    possible = np.flatnonzero(np.all(np.abs(jerks) <= reach.jerk, axis=(0, 2)))
+    for some in (possible[:2], possible[2:]):  # the first of them is seldom refused, and the rest costs
+        good = some[_allowed(state, jerks[:, some], durations[some], reach)]
+        if len(good):
+            return of_jerks(0.0, state, np.full(3, durations[good[0]] / 3.0), jerks[:, good[0]])
+    return None
 
 
 def _landings(path: Curve, from_s: float, rate: float) -> tuple[Floats, Floats]:
@@ -63,8 +64,7 @@ def _landings(path: Curve, from_s: float, rate: float) -> tuple[Floats, Floats]:
 
 
 def _allowed(state: tuple[Floats, Floats, Floats], jerks: Floats, durations: Floats, reach: Reach) -> Floats:
-    """(durations,) bool."""
-    good = np.all(np.abs(jerks) <= reach.jerk, axis=(0, 2))
+    """(durations,) bool, of ways whose jerks are allowed."""
     h = (durations / 3.0)[:, None]
     p, v, a = (np.broadcast_to(x, jerks.shape[1:]) for x in state)
     starts = []
@@ -78,6 +78,6 @@ def _allowed(state: tuple[Floats, Floats, Floats], jerks: Floats, durations: Flo
     places = p + t * (v + t * (a / 2.0 + t * j / 6.0))
     speeds, rates = v + t * (a + t * j / 2.0), a + t * j
     every = (0, 1, 3)
-    good &= np.all((places >= reach.low) & (places <= reach.high), axis=every)
+    good = np.all((places >= reach.low) & (places <= reach.high), axis=every)
     good &= np.all(np.abs(rates) <= reach.rate, axis=every)
     return np.asarray(good & np.all(gained(speeds, rates, reach.jerk) <= reach.speed, axis=every))

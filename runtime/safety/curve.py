@@ -9,6 +9,7 @@ quintic through positions, velocities and accelerations. What is checked is what
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -43,19 +44,20 @@ class Curve:
         if len(self.times) == 1:
             return tuple(np.repeat(a, len(wanted), axis=0) for a in self._arrays)  # type: ignore[return-value]
         wanted = np.minimum(np.maximum(wanted, self.times[0]), self.times[-1])
-        k = np.searchsorted(self.times[1:-1], wanted, side="right")
+        k = self.times[1:-1].searchsorted(wanted, side="right")
         span = (wanted - self.times[k])[:, None]
-        jerk = (self.accelerations[k + 1] - self.accelerations[k]) / (self.times[k + 1] - self.times[k])[:, None]
         p, v, a = (array[k] for array in self._arrays)
-        return (
-            p + span * (v + span * (a / 2.0 + span * jerk / 6.0)),
-            v + span * (a + span * jerk / 2.0),
-            a + span * jerk,
-        )
+        gained = span * self._jerks[k]  # of acceleration
+        return p + span * (v + span * (a / 2.0 + gained / 6.0)), v + span * (a + gained / 2.0), a + gained
 
     def jerks(self) -> Floats:
         """(N - 1, D), of each piece."""
-        return np.asarray(np.diff(self.accelerations, axis=0) / np.diff(self.times)[:, None])
+        return self._jerks
+
+    @cached_property
+    def _jerks(self) -> Floats:
+        spans = self.times[1:] - self.times[:-1]
+        return np.asarray((self.accelerations[1:] - self.accelerations[:-1]) / spans[:, None])
 
     def snap(self, time_s: float) -> float:
         """`time_s`, or the knot that is too near to it."""

@@ -82,8 +82,8 @@ class JointPath:
         path = path_of(rows, chunk.dt_s)
         slower = stretch(path, self._follow)
         if self._tool is not None:
-            slower = max(slower, self._tool.slowing(path))
-            until, why = self._tool.until(path)
+            for_tool, until, why = self._tool.along(path)
+            slower = max(slower, for_tool)
             if why:
                 rows, ended_by = rows[: int(until / chunk.dt_s + 1e-6)], why
                 self._something_left(rows, ended_by, chunk.dt_s, situation.now_s - chunk.stamp_s)
@@ -179,6 +179,12 @@ class JointPath:
             head = head.joined(resting(curve.positions[-1], curve.end_s, now + span - curve.end_s))
         return head
 
+    def _commanded_now(self, situation: Situation) -> Floats:
+        now, last = self._time(situation), self._last
+        if last is None or (last.forgotten and now >= last.curve.end_s):
+            return self._rest(situation)
+        return np.asarray(last.curve.at(now)[0][0])
+
     def _rest(self, situation: Situation) -> Floats:
         """Where the controller holds the arm: as it says, or where its last trajectory ended, or where the arm is."""
         measured = self._by_name(situation.measured.joints)
@@ -262,7 +268,7 @@ class JointPath:
         seen = self._by_name(situation.observed.joints) if situation.observed is not None else None
         now = situation.now_s - chunk.stamp_s
         places = path.at(np.array([0.0, now]))[0]
-        commanded = self._head(situation).positions[0]
+        commanded = self._commanded_now(situation)
         for where, place, other in (
             ("seen", places[0], seen), ("measured", places[1], self._by_name(situation.measured.joints)),
             ("commanded", places[1], commanded),

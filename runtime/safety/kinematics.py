@@ -138,8 +138,10 @@ class Kinematics:
         """Which two things are nearer than allowed [m] at one configuration (D,); empty if none."""
         if not self._pairs:
             return ""
-        self._pin.computeDistances(self._model, self._data, self._shapes, self._near, self._own(q))
+        nearest = self._pin.computeDistances(self._model, self._data, self._shapes, self._near, self._own(q))
         results = self._near.distanceResults
+        if results[nearest].min_distance >= max(itself, scene):
+            return ""
         for k, (first, second, still) in enumerate(self._pairs):
             distance = results[k].min_distance
             if not distance >= (scene if still else itself):
