@@ -93,7 +93,8 @@ class JointPath:
                 f"the chunk would have to be slowed {slower:.1f} times to keep the limits, at most "
                 f"{self._timing.max_time_scale:g} is allowed",
             )
-        path = path_of(rows, chunk.dt_s * slower)
+        if slower > 1.0 or len(rows) < round(path.end_s / chunk.dt_s):
+            path = path_of(rows, chunk.dt_s * slower)
         self._near(path, situation, chunk)
         gripper = self._openings(chunk, len(rows))
         return AdmittedChunk(chunk.stamp_s, chunk.dt_s * slower, rows, gripper, slower, path, ended_by)

@@ -15,7 +15,7 @@ from runtime.safety.trajectory import Floats
 
 STEP_S = 0.02  # between the instants that are looked at
 DISTANCE_EVERY = 3  # of them, for distances
-LOOK_RAD = 0.03  # of the fastest joint (metres if it slides), between looks at a whole chunk's distances
+LOOK_RAD = 0.05  # of the fastest joint (metres if it slides), between looks at a whole chunk's distances
 _INSIDE_M, _INSIDE_RAD, _APART_M = 0.001, 0.005, 0.003
 _SLOWER = 0.96
 
