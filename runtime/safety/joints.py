@@ -20,7 +20,7 @@ from runtime.contract.chunk import ActionChunk
 from runtime.contract.conventions import DimRole, GripperSign
 from runtime.safety.bridge import bridge
 from runtime.safety.curve import NEAR_S, Curve, resting
-from runtime.safety.joint_plan import Command, Plan, by_name, same
+from runtime.safety.joint_plan import Command, Plan, by_name, near, same
 from runtime.safety.joint_rows import RowSource, row_source
 from runtime.safety.kinematics import Kinematics
 from runtime.safety.limits import JointLimits, Timing
@@ -266,25 +266,12 @@ class JointPath:
 
     def _near(self, path: Curve, situation: Situation, chunk: ActionChunk) -> None:
         """The path must begin within reach of where the arm was seen, and pass where it is and is commanded to be."""
-        seen = self._by_name(situation.observed.joints) if situation.observed is not None else None
-        now = situation.now_s - chunk.stamp_s
-        places = path.at(np.array([0.0, now]))[0]
-        commanded = self._commanded_now(situation)
-        for where, place, other in (
-            ("seen", places[0], seen), ("measured", places[1], self._by_name(situation.measured.joints)),
-            ("commanded", places[1], commanded),
-        ):  # fmt: skip
-            if other is None:
-                continue
-            away = np.abs(place - other)
-            allowed = self._limits.max_start_jump_rad + self._reach.speed * chunk.dt_s
-            if np.any(away > allowed):
-                joint = int((away - allowed).argmax())
-                raise ChunkRejected(
-                    StopCause.CHUNK_REJECTED,
-                    f"the path begins {away[joint]:.3f} away from where {self.names[joint]} is {where}, at most "
-                    f"{allowed[joint]:.3f} is allowed",
-                )
+        first, now = path.at(np.array([0.0, situation.now_s - chunk.stamp_s]))[0]
+        allowed = self._limits.max_start_jump_rad + self._reach.speed * chunk.dt_s
+        if situation.observed is not None:
+            near(self.names, first, self._by_name(situation.observed.joints), allowed, "seen")
+        near(self.names, now, self._by_name(situation.measured.joints), allowed, "measured")
+        near(self.names, now, self._commanded_now(situation), allowed, "commanded")
 
     @staticmethod
     def _something_left(rows: Floats, ended_by: str, dt_s: float, age_s: float) -> None:
