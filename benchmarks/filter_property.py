@@ -49,6 +49,8 @@ def main() -> int:
     while samples < options.samples:
         record = _episode(seed)
         broken = record.breaches()
+        broken["began late"] = record.counts["a way of its own"]
+        broken = +broken
         if broken or record.counts["trips"]:
             print(f"seed {seed}: {dict(broken)}, trips {record.counts['trips']}", flush=True)
         breaches += broken

@@ -201,7 +201,8 @@ class Cell:
             self._sample(at)
             points = np.stack([command.positions, command.velocities, command.accelerations], axis=1)
             times = np.round(command.times_s * 1e9) * 1e-9  # as a message has them
-            self.controller.take(at * STEP, sent + times[1:], points[1:])
+            self.record.counts["a way of its own"] += sent + times[0] > at * STEP
+            self.controller.take(at * STEP, sent + times, points)
         self._sample(int(np.floor(end / STEP + 1e-9)))
         self.played = end
         self.now += span

@@ -137,6 +137,13 @@ def test_a_twist_names_its_frame_and_keeps_every_axis():
         conversions.joint_trajectory_from(filter_.brake(Situation(5.02, here, here)))
 
 
+def test_a_stamp_keeps_nanoseconds_that_a_float64_of_today_does_not_tell():
+    now = 1_795_831_200.25
+    assert now - 1e-7 == now
+    assert conversions.stamp_of(now, -1e-7).nanosec == 249_999_900
+    assert conversions.stamp_of(1_795_831_200.0, -1e-9) == conversions.Time(sec=1_795_831_199, nanosec=999_999_999)
+
+
 def test_a_joint_trajectory_has_ascending_times_and_ends_at_rest():
     from test_safety_filter import ABSOLUTE, JOINTS, joint_chunk, line_to
 
@@ -146,6 +153,7 @@ def test_a_joint_trajectory_has_ascending_times_and_ends_at_rest():
     situation = Situation(0.0, here, here)
     command = filter_.command(filter_.admit(joint_chunk(line_to((0.2, 0, 0))), situation), 0.0, situation, 0.5)
     message = conversions.joint_trajectory_from(command)
+    assert conversions.seconds(message.header.stamp) == command.start_s + command.times_s[0]
     times = [p.time_from_start.sec + p.time_from_start.nanosec * 1e-9 for p in message.points]
     assert message.joint_names == list(JOINTS.names)
     assert times[0] == 0.0, "the controller plays by absolute time from its first cycle on"

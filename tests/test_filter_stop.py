@@ -94,6 +94,22 @@ def test_a_cut_is_the_same_motion_and_never_leaves_a_piece_that_is_too_short():
             assert found == pytest.approx(wanted, abs=1e-12)
 
 
+def test_what_is_left_of_a_curve_begins_at_or_before_now_however_near_a_knot_is():
+    rng = np.random.default_rng(5)
+    spans = rng.choice([0.001, 0.0015, 0.002, 0.02], 40)
+    curve = of_jerks(1.0, tuple(rng.normal(size=(3, 2))), spans, rng.normal(size=(40, 2)))
+    near = np.concatenate(
+        [curve.times[1:-1] + offset for offset in (-1.1e-3, -1e-3, -4e-4, -1e-9, 0.0, 1e-9, 4e-4, 1e-3)]
+    )
+    for now in (*near[near > 1.0], *rng.uniform(1.0, curve.end_s, 200)):
+        part = curve.since(float(now), curve.end_s)
+        assert now - 2.1e-3 < part.start_s <= now
+        assert np.diff(part.times).min() >= 1e-3 - 1e-9
+        times = np.linspace(part.start_s, part.end_s, 50)
+        for found, wanted in zip(part.at(times), curve.at(times), strict=True):
+            assert found == pytest.approx(wanted, abs=1e-9)
+
+
 def test_slowing_a_curve_leaves_its_path():
     rng = np.random.default_rng(4)
     curve = of_jerks(0.0, tuple(rng.normal(size=(3, 4))), np.full(5, 0.1), rng.normal(size=(5, 4)))

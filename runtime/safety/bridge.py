@@ -15,18 +15,29 @@ from runtime.safety.reference import Reach, gained
 from runtime.safety.trajectory import Floats
 
 DURATIONS = np.array([0.06, 0.09, 0.13, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.2, 3.2])  # [s]
-_PARTS = np.linspace(0.0, 1.0, 9)[None, 1:, None, None]  # of one piece, where it is looked at
+LOOKS = 24  # instants at which a way is looked at, the end of every piece among them
 
 
-def _solver() -> Floats:
-    """(3, 3): jerks * T^3 from the deviations of position, velocity * T and acceleration * T^2 at the end."""
-    h, after = 1.0 / 3.0, np.array([2.0, 1.0, 0.0]) / 3.0
-    place = h**3 / 6.0 + h**2 / 2.0 * after + h * after**2 / 2.0
-    speed = h**2 / 2.0 + h * after
-    return np.linalg.inv(np.stack([place, speed, np.full(3, h)]))
+def _shares(of_way: Floats) -> Floats:
+    """(3, M, 6): position, speed * T, rate * T^2 at shares (M,) of a way that takes T, from what it is made of:
+    position, speed * T and rate * T^2 where it begins, and three jerks * T^3."""
+    s = of_way[:, None]
+    turned = np.clip(s - np.arange(3.0) / 3.0, 0.0, 1.0 / 3.0)  # how long each jerk has acted
+    after = np.maximum(s - np.arange(1.0, 4.0) / 3.0, 0.0)
+    none, whole = np.zeros_like(s), np.ones_like(s)
+    place = turned**3 / 6.0 + turned**2 / 2.0 * after + turned * after**2 / 2.0
+    return np.stack(
+        [
+            np.hstack([whole, s, s**2 / 2.0, place]),
+            np.hstack([none, whole, s, turned**2 / 2.0 + turned * after]),
+            np.hstack([none, none, whole, turned]),
+        ]
+    )
 
 
-_SOLVER = _solver()
+_ALONG = _shares(np.arange(1.0, LOOKS + 1.0) / LOOKS)
+_END = _shares(np.ones(1))[:, 0]
+_SOLVER = np.linalg.inv(_END[:, 3:])
 
 
 def bridge(state: tuple[Floats, Floats, Floats], path: Curve, from_s: float, rate: float, reach: Reach) -> Curve | None:
@@ -34,21 +45,21 @@ def bridge(state: tuple[Floats, Floats, Floats], path: Curve, from_s: float, rat
 
     Beyond its end the path rests where it ends. None if no duration keeps the limits.
     """
-    p0, v0, a0 = state
     durations, wanted = _landings(path, from_s, rate)
-    spans = durations[:, None]
-    p1, v1, a1 = path.at(wanted)
-    over = (wanted > path.end_s - NEAR_S)[:, None]
-    v1, a1 = np.where(over, 0.0, v1 * rate), np.where(over, 0.0, a1 * rate**2)
-    place = p1 - (p0 + spans * (v0 + spans * a0 / 2.0))
-    speed = (v1 - (v0 + spans * a0)) * spans
-    change = (a1 - a0) * spans**2
-    jerks = np.einsum("ij,jbd->ibd", _SOLVER, np.stack([place, speed, change])) / spans**3  # (3, durations, D)
-    good = _allowed(state, jerks, durations, reach)
-    if not good.any():
-        return None
-    best = int(np.argmax(good))
-    return of_jerks(0.0, state, np.full(3, durations[best] / 3.0), jerks[:, best])
+    t = durations[:, None]
+    place, speed, change = path.at(wanted)
+    moving = (wanted <= path.end_s - NEAR_S)[:, None]
+    ends = np.stack([place, moving * speed * rate * t, moving * change * (rate * t) ** 2])
+    begins = np.stack([state[0] + 0.0 * t, state[1] * t, state[2] * t**2])
+    jerks = np.tensordot(_SOLVER, ends - np.tensordot(_END[:, :3], begins, 1), 1)  # (3, durations, D), times T^3
+    made_of = np.concatenate([begins, jerks])
+    possible = np.flatnonzero(np.all(np.abs(jerks) <= reach.jerk * t**3, axis=(0, 2)))
+    for some in (possible[:2], possible[2:]):  # the first of them is seldom refused, and the rest costs
+        good = some[_allowed(made_of[:, some], t[some], reach)]
+        if len(good):
+            k = good[0]
+            return of_jerks(0.0, state, np.full(3, durations[k] / 3.0), jerks[:, k] / durations[k] ** 3)
+    return None
 
 
 def _landings(path: Curve, from_s: float, rate: float) -> tuple[Floats, Floats]:
@@ -62,22 +73,10 @@ def _landings(path: Curve, from_s: float, rate: float) -> tuple[Floats, Floats]:
     return (wanted - from_s) / rate, wanted
 
 
-def _allowed(state: tuple[Floats, Floats, Floats], jerks: Floats, durations: Floats, reach: Reach) -> Floats:
-    """(durations,) bool."""
-    good = np.all(np.abs(jerks) <= reach.jerk, axis=(0, 2))
-    h = (durations / 3.0)[:, None]
-    p, v, a = (np.broadcast_to(x, jerks.shape[1:]) for x in state)
-    starts = []
-    for jerk in jerks:
-        starts.append((p, v, a))
-        p = p + h * (v + h * (a / 2.0 + h * jerk / 6.0))
-        v = v + h * (a + h * jerk / 2.0)
-        a = a + h * jerk
-    p, v, a = (np.stack(x)[:, None] for x in zip(*starts, strict=True))  # (3, 1, durations, D)
-    t, j = _PARTS * h, jerks[:, None]
-    places = p + t * (v + t * (a / 2.0 + t * j / 6.0))
-    speeds, rates = v + t * (a + t * j / 2.0), a + t * j
-    every = (0, 1, 3)
-    good &= np.all((places >= reach.low) & (places <= reach.high), axis=every)
+def _allowed(made_of: Floats, t: Floats, reach: Reach) -> Floats:
+    """(B,) bool: ways (6, B, D) that take t (B, 1), their jerks known to be allowed."""
+    places, speeds, rates = np.tensordot(_ALONG, made_of, 1)  # (LOOKS, B, D) each
+    rates, every = rates / t**2, (0, 2)
+    good = np.all((places >= reach.low) & (places <= reach.high), axis=every)
     good &= np.all(np.abs(rates) <= reach.rate, axis=every)
-    return np.asarray(good & np.all(gained(speeds, rates, reach.jerk) <= reach.speed, axis=every))
+    return np.asarray(good & np.all(gained(speeds / t, rates, reach.jerk) <= reach.speed, axis=every))

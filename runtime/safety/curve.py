@@ -9,6 +9,7 @@ quintic through positions, velocities and accelerations. What is checked is what
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -43,19 +44,20 @@ class Curve:
         if len(self.times) == 1:
             return tuple(np.repeat(a, len(wanted), axis=0) for a in self._arrays)  # type: ignore[return-value]
         wanted = np.minimum(np.maximum(wanted, self.times[0]), self.times[-1])
-        k = np.searchsorted(self.times[1:-1], wanted, side="right")
+        k = self.times[1:-1].searchsorted(wanted, side="right")
         span = (wanted - self.times[k])[:, None]
-        jerk = (self.accelerations[k + 1] - self.accelerations[k]) / (self.times[k + 1] - self.times[k])[:, None]
         p, v, a = (array[k] for array in self._arrays)
-        return (
-            p + span * (v + span * (a / 2.0 + span * jerk / 6.0)),
-            v + span * (a + span * jerk / 2.0),
-            a + span * jerk,
-        )
+        gained = span * self._jerks[k]  # of acceleration
+        return p + span * (v + span * (a / 2.0 + gained / 6.0)), v + span * (a + gained / 2.0), a + gained
 
     def jerks(self) -> Floats:
         """(N - 1, D), of each piece."""
-        return np.asarray(np.diff(self.accelerations, axis=0) / np.diff(self.times)[:, None])
+        return self._jerks
+
+    @cached_property
+    def _jerks(self) -> Floats:
+        spans = self.times[1:] - self.times[:-1]
+        return np.asarray((self.accelerations[1:] - self.accelerations[:-1]) / spans[:, None])
 
     def snap(self, time_s: float) -> float:
         """`time_s`, or the knot that is too near to it."""
@@ -74,6 +76,18 @@ class Curve:
         middle = [array[inside] for array in self._arrays]
         times = np.concatenate([[start_s], self.times[inside], [end_s]])
         return Curve(times, *(np.vstack([e[:1], m, e[1:]]) for e, m in zip(ends, middle, strict=True)))
+
+    def since(self, time_s: float, end_s: float) -> Curve:
+        """As `cut`, from a time inside the curve on; begins about 2 `NEAR_S` earlier where a knot is near, never later.
+
+        A receiver that has no point at or before now makes a way of its own to the first one.
+        """
+        k = int(np.searchsorted(self.times, time_s, side="right"))
+        if 0 < k < len(self.times):
+            time_s = min(time_s, float(self.times[k]) - NEAR_S - _TICK)
+            if time_s - self.times[k - 1] < NEAR_S:
+                time_s = float(self.times[k - 1])
+        return self.cut(time_s, end_s)
 
     def slowed(self, rate: float, start_s: float, from_s: float) -> Curve:
         """The same path at `rate` of its speed: what was at `from_s` comes at `start_s`."""

@@ -51,6 +51,18 @@ def by_name(names: Sequence[str], joints: Mapping[str, float]) -> Floats:
     return values
 
 
+def near(names: Sequence[str], place: Floats, other: Floats, allowed: Floats, called: str) -> None:
+    """Two places of the joints, each (D,), are no further apart than allowed (D,). Raises ChunkRejected."""
+    away = np.abs(place - other)
+    if not np.all(away <= allowed):
+        joint = int((away - allowed).argmax())
+        raise ChunkRejected(
+            StopCause.CHUNK_REJECTED,
+            f"the path begins {away[joint]:.3f} away from where {names[joint]} is {called}, at most "
+            f"{allowed[joint]:.3f} is allowed",
+        )
+
+
 def same(state: tuple[Floats, ...], other: tuple[Floats, ...]) -> bool:
     """Two states of joints, each (D,) and (1, D), are one point of one curve."""
     return all(np.abs(a - b[0]).max() < most for a, b, most in zip(state, other, _ON_PATH, strict=True))

@@ -20,7 +20,7 @@ from runtime.contract.chunk import ActionChunk
 from runtime.contract.conventions import DimRole, GripperSign
 from runtime.safety.bridge import bridge
 from runtime.safety.curve import NEAR_S, Curve, resting
-from runtime.safety.joint_plan import Command, Plan, by_name, same
+from runtime.safety.joint_plan import Command, Plan, by_name, near, same
 from runtime.safety.joint_rows import RowSource, row_source
 from runtime.safety.kinematics import Kinematics
 from runtime.safety.limits import JointLimits, Timing
@@ -82,8 +82,8 @@ class JointPath:
         path = path_of(rows, chunk.dt_s)
         slower = stretch(path, self._follow)
         if self._tool is not None:
-            slower = max(slower, self._tool.slowing(path))
-            until, why = self._tool.until(path)
+            for_tool, until, why = self._tool.along(path)
+            slower = max(slower, for_tool)
             if why:
                 rows, ended_by = rows[: int(until / chunk.dt_s + 1e-6)], why
                 self._something_left(rows, ended_by, chunk.dt_s, situation.now_s - chunk.stamp_s)
@@ -93,7 +93,8 @@ class JointPath:
                 f"the chunk would have to be slowed {slower:.1f} times to keep the limits, at most "
                 f"{self._timing.max_time_scale:g} is allowed",
             )
-        path = path_of(rows, chunk.dt_s * slower)
+        if slower > 1.0 or len(rows) < round(path.end_s / chunk.dt_s):
+            path = path_of(rows, chunk.dt_s * slower)
         self._near(path, situation, chunk)
         gripper = self._openings(chunk, len(rows))
         return AdmittedChunk(chunk.stamp_s, chunk.dt_s * slower, rows, gripper, slower, path, ended_by)
@@ -125,7 +126,7 @@ class JointPath:
             command = self._with_stop(self._head(situation), None)
             if command is not None:
                 return self._motion(command, None, 0.0)
-        rest = last.curve.cut(played, last.curve.end_s)
+        rest = last.curve.since(played, last.curve.end_s)
         return None if len(rest.times) < 2 else self._motion(self._command(rest, rest.start_s, 0.0, None), None, 0.0)
 
     def breach(self, motion: Motion, situation: Situation) -> str:
@@ -174,10 +175,16 @@ class JointPath:
         curve = self._last.curve
         if now >= curve.end_s:
             return resting(curve.positions[-1], now, span)
-        head = curve.cut(now, min(now + span, curve.end_s))
+        head = curve.since(now, min(now + span, curve.end_s))
         if now + span > curve.end_s + NEAR_S:
             head = head.joined(resting(curve.positions[-1], curve.end_s, now + span - curve.end_s))
         return head
+
+    def _commanded_now(self, situation: Situation) -> Floats:
+        now, last = self._time(situation), self._last
+        if last is None or (last.forgotten and now >= last.curve.end_s):
+            return self._rest(situation)
+        return np.asarray(last.curve.at(now)[0][0])
 
     def _rest(self, situation: Situation) -> Floats:
         """Where the controller holds the arm: as it says, or where its last trajectory ended, or where the arm is."""
@@ -192,10 +199,10 @@ class JointPath:
         start, state = head.end_s, (head.positions[-1], head.velocities[-1], head.accelerations[-1])
         plan = None if self._last is None else self._last.plan
         if plan is not None and plan.chunk is chunk and plan.rate == rate and start < plan.curve.end_s - NEAR_S:
-            expected = plan.progress_s + rate * (head.start_s - plan.since_s)
+            expected = plan.progress_s + rate * (self._played_s - plan.since_s)
             if abs(expected - progress_s) < 1e-3 and same(state, plan.curve.at(start)):
                 return plan
-        at_splice = progress_s + rate * (start - head.start_s)
+        at_splice = progress_s + rate * (start - self._played_s)
         way = bridge(state, chunk.path, at_splice, rate, self._join)
         if way is None:
             return None
@@ -206,13 +213,13 @@ class JointPath:
             if abs(after.start_s - joined) > _SAME_INSTANT_S:
                 return None  # beside a knot after all
             way = way.joined(after.slowed(rate, way.end_s, joined))
-        return Plan(chunk, way, rate, head.start_s, progress_s)
+        return Plan(chunk, way, rate, self._played_s, progress_s)
 
     def _with_stop(self, head: Curve, plan: Plan | None) -> Command | None:
         """Head, committed part, stop; None if that leaves the range or the tool's limits."""
         whole, commit = head, head.end_s
         if plan is not None:
-            commit = min(max(head.end_s, head.start_s + self._timing.commit_s), plan.curve.end_s)
+            commit = min(max(head.end_s, self._played_s + self._timing.commit_s), plan.curve.end_s)
             if commit > head.end_s + NEAR_S:
                 piece = plan.curve.cut(head.end_s, commit)
                 if abs(piece.start_s - head.end_s) > _SAME_INSTANT_S:
@@ -237,7 +244,7 @@ class JointPath:
         played = self._time(situation)
         if last is None or played >= last.curve.end_s - NEAR_S:
             return None
-        rest = last.curve.cut(played, last.curve.end_s)
+        rest = last.curve.since(played, last.curve.end_s)
         if len(rest.times) < 2:
             return None
         at_commit, now = (float(np.abs(last.curve.at(t)[1] / self._reach.speed).max()) for t in (last.commit_s, played))
@@ -259,25 +266,12 @@ class JointPath:
 
     def _near(self, path: Curve, situation: Situation, chunk: ActionChunk) -> None:
         """The path must begin within reach of where the arm was seen, and pass where it is and is commanded to be."""
-        seen = self._by_name(situation.observed.joints) if situation.observed is not None else None
-        now = situation.now_s - chunk.stamp_s
-        places = path.at(np.array([0.0, now]))[0]
-        commanded = self._head(situation).positions[0]
-        for where, place, other in (
-            ("seen", places[0], seen), ("measured", places[1], self._by_name(situation.measured.joints)),
-            ("commanded", places[1], commanded),
-        ):  # fmt: skip
-            if other is None:
-                continue
-            away = np.abs(place - other)
-            allowed = self._limits.max_start_jump_rad + self._reach.speed * chunk.dt_s
-            if np.any(away > allowed):
-                joint = int((away - allowed).argmax())
-                raise ChunkRejected(
-                    StopCause.CHUNK_REJECTED,
-                    f"the path begins {away[joint]:.3f} away from where {self.names[joint]} is {where}, at most "
-                    f"{allowed[joint]:.3f} is allowed",
-                )
+        first, now = path.at(np.array([0.0, situation.now_s - chunk.stamp_s]))[0]
+        allowed = self._limits.max_start_jump_rad + self._reach.speed * chunk.dt_s
+        if situation.observed is not None:
+            near(self.names, first, self._by_name(situation.observed.joints), allowed, "seen")
+        near(self.names, now, self._by_name(situation.measured.joints), allowed, "measured")
+        near(self.names, now, self._commanded_now(situation), allowed, "commanded")
 
     @staticmethod
     def _something_left(rows: Floats, ended_by: str, dt_s: float, age_s: float) -> None:

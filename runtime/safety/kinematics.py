@@ -99,7 +99,7 @@ class Kinematics:
         sines, rest = np.sin(q).T, 1.0 - np.cos(q).T
         columns = np.repeat(self._base[:, :3, None], count, axis=2)  # (3, 3, N): columns[c] of the rotations base^T
         place = np.repeat((-self._base[:, :3].T @ self._base[:, 3])[:, None], count, axis=1)
-        turns: list[tuple[_Link, Floats, Floats]] = []
+        axes, joints = np.empty((2, len(self._chain), 3, count))
         found: dict[int, tuple[Floats, Floats]] = {}
         for k in range(len(self._chain) + 1):
             for after, turn, shift, which in self._ends:
@@ -109,15 +109,26 @@ class Kinematics:
                 break
             link = self._chain[k]
             ways = (link.ways @ columns.reshape(3, -1)).reshape(11, 3, count)
-            place, axis = place + ways[9], ways[10]
-            turns.append((link, axis, place))
+            place = joints[k] = place + ways[9]
+            axes[k] = ways[10]
             if link.prismatic:
-                place, columns = place + axis * q[:, link.column], ways[:3]
+                place, columns = place + ways[10] * q[:, link.column], ways[:3]
             else:
                 columns = ways[:3] + sines[link.column] * ways[3:6] + rest[link.column] * ways[6:9]
         tcp, facing = found[0]
-        linear, angular = (None, None) if qd is None else _velocities(turns, tcp, qd.T)
+        linear, angular = (None, None) if qd is None else self._velocities(axes, tcp - joints, qd.T)
         return Places(tcp.T, facing.T, found[1][0].T if 1 in found else None, linear, angular)
+
+    def _velocities(self, axes: Floats, arms: Floats, qd: Floats) -> tuple[Floats, Floats]:
+        """(N, 3) twice, from axes and ways to the tool (joints, 3, N) and joint velocities (D, N)."""
+        rates = axes * qd[[link.column for link in self._chain], None]
+        slides = np.array([link.prismatic for link in self._chain], dtype=bool)
+        linear = rates[slides].sum(axis=0)
+        rates[slides] = 0.0
+        spin, arm = rates.transpose(1, 0, 2), arms.transpose(1, 0, 2)
+        for k, (i, j) in enumerate(((1, 2), (2, 0), (0, 1))):  # the cross product, summed over the joints
+            linear[k] += (spin[i] * arm[j] - spin[j] * arm[i]).sum(axis=0)
+        return linear.T, rates.sum(axis=0).T
 
     def pose(self, q: Floats) -> tuple[Floats, Floats]:
         """(position (3,) [m], rotation matrix (3, 3)) of the TCP at one configuration (D,)."""
@@ -138,8 +149,10 @@ class Kinematics:
         """Which two things are nearer than allowed [m] at one configuration (D,); empty if none."""
         if not self._pairs:
             return ""
-        self._pin.computeDistances(self._model, self._data, self._shapes, self._near, self._own(q))
+        nearest = self._pin.computeDistances(self._model, self._data, self._shapes, self._near, self._own(q))
         results = self._near.distanceResults
+        if results[nearest].min_distance >= max(itself, scene):
+            return ""
         for k, (first, second, still) in enumerate(self._pairs):
             distance = results[k].min_distance
             if not distance >= (scene if still else itself):
@@ -234,22 +247,6 @@ class Kinematics:
 def _mixed(weights: Floats, columns: Floats) -> Floats:
     """Rotations (columns, (3, 3, N)) times one vector: (3, N)."""
     return np.asarray(weights[0] * columns[0] + weights[1] * columns[1] + weights[2] * columns[2])
-
-
-def _velocities(turns: list[tuple[_Link, Floats, Floats]], tcp: Floats, qd: Floats) -> tuple[Floats, Floats]:
-    """(N, 3) twice, from axes and places (3, N) and joint velocities (D, N)."""
-    linear, angular = np.zeros_like(tcp), np.zeros_like(tcp)
-    for link, axis, place in turns:
-        rate = axis * qd[link.column]
-        if link.prismatic:
-            linear += rate
-            continue
-        angular += rate
-        arm = tcp - place
-        linear[0] += rate[1] * arm[2] - rate[2] * arm[1]
-        linear[1] += rate[2] * arm[0] - rate[0] * arm[2]
-        linear[2] += rate[0] * arm[1] - rate[1] * arm[0]
-    return linear.T, angular.T
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ planner's helpers it uses the kinematics wrapper alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ from runtime.safety.trajectory import Floats
 
 STEP_S = 0.002  # 500 Hz, as the controllers of the arms run
 DISTANCE_S = 0.04  # between the instants whose distances are computed
+SHARED = 4  # instants at which what is still on its way is compared with what is played
 _ROUND = 1.0 + 1e-6
 _JERK_ROUND = 1.0 + 1e-3  # the third derivative of a fit through float64 knots
 _SAME = np.array([1e-7, 1e-6, 1e-4])  # rad, rad/s, rad/s^2: the same point of two trajectories
@@ -95,15 +97,16 @@ class Monitor:
             return "a trajectory whose times do not ascend"
         if np.any(new.velocities[-1] != 0.0) or np.any(new.accelerations[-1] != 0.0):
             return "a trajectory that does not end at rest"
-        return self._not_the_same(new, before, until_s) or self._breach(new)
+        start, end = float(new.times[0]), float(new.times[-1])
+        shared = np.linspace(start, max(start, until_s), SHARED)
+        found = new.sample(np.concatenate([shared, np.arange(start, end, STEP_S), [end]]))
+        objection = self._not_the_same(shared, [values[:SHARED] for values in found[:3]], new, before)
+        return objection or self._breach([values[SHARED:] for values in found])
 
-    def _not_the_same(self, new: Played, before: Played | None, until_s: float) -> str:
-        start = float(new.times[0])
-        times = np.linspace(start, max(start, until_s), 4)
-        found = new.sample(times)
+    def _not_the_same(self, times: Floats, found: Sequence[Floats], new: Played, before: Played | None) -> str:
         if before is None:
             rest = new.positions[:1]
-            wanted: tuple[Floats, ...] = (np.repeat(rest, 4, axis=0), 0.0 * found[1], 0.0 * found[2])
+            wanted: tuple[Floats, ...] = (np.repeat(rest, SHARED, axis=0), 0.0 * found[1], 0.0 * found[2])
         else:
             wanted = before.sample(times)[:3]
         for name, a, b, most in zip(("place", "speed", "acceleration"), found, wanted, _SAME, strict=False):
@@ -111,10 +114,8 @@ class Monitor:
                 return f"a trajectory whose {name} does not continue what was commanded before"
         return ""
 
-    def _breach(self, new: Played) -> str:
-        start, end = float(new.times[0]), float(new.times[-1])
-        times = np.append(np.arange(start, end, STEP_S), end)
-        place, *derivatives = new.sample(times)
+    def _breach(self, sampled: Sequence[Floats]) -> str:
+        place, *derivatives = sampled
         beyond = (place < self._low) | (place > self._high)
         if beyond.any():
             return f"{self._joint(beyond)} would leave its range"

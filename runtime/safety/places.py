@@ -15,6 +15,7 @@ from runtime.safety.trajectory import Floats
 
 STEP_S = 0.02  # between the instants that are looked at
 DISTANCE_EVERY = 3  # of them, for distances
+LOOK_RAD = 0.05  # of the fastest joint (metres if it slides), between looks at a whole chunk's distances
 _INSIDE_M, _INSIDE_RAD, _APART_M = 0.001, 0.005, 0.003
 _SLOWER = 0.96
 
@@ -47,23 +48,23 @@ class ToolCheck:
                 return near
         return ""
 
-    def slowing(self, path: Curve) -> float:
-        """The least slowing, at least 1, that keeps the tool's speeds along a path."""
+    def along(self, path: Curve) -> tuple[float, float, str]:
+        """The least slowing, at least 1, that keeps the tool's speeds; until when [s] the path keeps boxes, tilt and
+        distances; and what ends it there, "" at its end."""
         times = np.linspace(path.start_s, path.end_s, 2 * len(path.times))
         place, speed, _ = path.at(times)
-        return max(1.0, self._speeds(self._arm.places(place, speed)) / (_SLOWER - 0.02))
-
-    def until(self, path: Curve) -> tuple[float, str]:
-        """Until when [s] the path keeps boxes, tilt and distances, and what ends it; its end and "" if it does."""
-        times = np.linspace(path.start_s, path.end_s, 2 * len(path.times))
-        place = path.at(times)[0]
-        seen = self._arm.places(place)
+        seen = self._arm.places(place, speed)
+        slower = max(1.0, self._speeds(seen) / (_SLOWER - 0.02))
         outside = self._outside(seen)
         end = int(np.argmax(outside)) if outside.any() else len(times)
-        for k in range(0, end, 2):
+        looked = 0
+        for k in _looks(place[:end]):
             if near := self._near(place[k]):
-                return float(times[max(0, k - 2)]), near
-        return (path.end_s, "") if end == len(times) else (float(times[max(0, end - 1)]), self._named(seen, end))
+                return slower, float(times[looked]), near
+            looked = k
+        if end == len(times):
+            return slower, path.end_s, ""
+        return slower, float(times[max(0, end - 1)]), self._named(seen, end)
 
     def _speeds(self, seen: Places) -> float:
         assert seen.linear is not None
@@ -89,3 +90,10 @@ class ToolCheck:
 
     def _near(self, q: Floats) -> str:
         return self._arm.too_near(q, self._tool.self_distance_m + _APART_M, self._tool.scene_distance_m + _APART_M)
+
+
+def _looks(place: Floats) -> list[int]:
+    """The first of (N, D), the last, and between them one before a joint has moved `LOOK_RAD` since the one before."""
+    moved = np.concatenate([[0.0], np.cumsum(np.abs(place[1:] - place[:-1]).max(axis=1))])
+    steps = (moved / LOOK_RAD).astype(np.int64)
+    return [*np.flatnonzero(np.append(True, steps[1:] != steps[:-1])).tolist(), len(place) - 1] if len(place) else []

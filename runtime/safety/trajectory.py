@@ -32,7 +32,7 @@ class SafeTrajectory:
             row, of constant jerk between the rows: a controller's cubic and its quintic are the same curve.
         names: joints, or the six axes.
         start_s: instant from which it holds [s].
-        times_s: (N,) seconds after `start_s`, ascending.
+        times_s: (N,) seconds after `start_s`, ascending; a joint trajectory's first is at or just before it.
         velocities: (N, D).
         positions, accelerations: (N, D) for joints, otherwise None.
         gripper: opening ratio, 0 closed to 1 open; None leaves the gripper alone.

@@ -34,10 +34,13 @@ def seconds(stamp: Time) -> float:
     return stamp.sec + stamp.nanosec / _NS
 
 
-def stamp_of(time_s: float) -> Time:
-    """Inverse of `seconds`, to the nanosecond that a float64 can tell."""
+def stamp_of(time_s: float, after_s: float = 0.0) -> Time:
+    """Inverse of `seconds`, to the nanosecond that a float64 can tell; `after_s` is added in whole nanoseconds.
+
+    Today's time in a float64 is told to 0.24 us: what is added there is lost, and what is added here is not.
+    """
     whole = math.floor(time_s)
-    nanoseconds = round((time_s - whole) * _NS)
+    nanoseconds = round((time_s - whole) * _NS) + round(after_s * _NS)
     return Time(sec=int(whole) + nanoseconds // _NS, nanosec=nanoseconds % _NS)
 
 
@@ -113,15 +116,17 @@ def twist_from(command: SafeTrajectory, frame: str) -> TwistStamped:
 def joint_trajectory_from(command: SafeTrajectory) -> JointTrajectory:
     """What joint_trajectory_controller takes: positions, velocities and accelerations, at rest at the end.
 
-    The first point is the one that holds now. With it the controller plays our curve by absolute time from the first
-    cycle on; without it, it would join its own last command to our second point, and give that command the time of the
-    cycle before (read in ros2_controllers @94e74de, `update`), which doubles the speed for one cycle of every message.
+    The first point holds at the message's own stamp, which is now or just before. With it the controller plays our
+    curve by absolute time from the first cycle on; without it, it would join its own last command to our second point,
+    and give that command the time of the cycle before (read in ros2_controllers @94e74de, `update`), which doubles the
+    speed for one cycle of every message.
     """
     if command.positions is None or command.accelerations is None:
         raise ConversionError("a twist cannot be sent as a joint trajectory")
     message = JointTrajectory(joint_names=list(command.names))
-    message.header.stamp = stamp_of(command.start_s)
-    rows = zip(command.times_s, command.positions, command.velocities, command.accelerations, strict=True)
+    first_s = float(command.times_s[0])
+    message.header.stamp = stamp_of(command.start_s, first_s)
+    rows = zip(command.times_s - first_s, command.positions, command.velocities, command.accelerations, strict=True)
     for time_s, position, velocity, acceleration in rows:
         point = JointTrajectoryPoint(
             positions=position.tolist(), velocities=velocity.tolist(), accelerations=acceleration.tolist()
