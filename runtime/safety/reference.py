@@ -68,9 +68,3 @@ def stretch(path: Curve, reach: Reach) -> float:
 def gained(v: Floats, a: Floats, jerk: Floats) -> Floats:
     """|speed| at its largest while the acceleration is taken back with `jerk`."""
     return np.maximum(np.abs(v), np.abs(v + a * np.abs(a) / (2.0 * jerk)))
-
-
-def within(path: Curve, low: Floats, high: Floats) -> float:
-    """Until when the path keeps its range [s]; its end if it does."""
-    outside = np.any((path.positions < low) | (path.positions > high), axis=1)
-    return float(path.end_s if not outside.any() else path.times[max(0, int(np.argmax(outside)) - 1)])
