@@ -31,6 +31,8 @@ def test_angle_counts_the_short_way_round_and_is_0_for_the_same():
     turn = np.array([0.0, 0.0, 1.0])
     assert rotation_between(3.0 * turn, -3.0 * turn) == pytest.approx(2 * np.pi - 6.0)
     assert rotation_between(0.7 * turn, 0.7 * turn) == pytest.approx(0.0, abs=1e-7)
+    for same in np.random.default_rng(1).normal(size=(500, 3)):  # some of these are 1 + 2e-16 alike
+        assert rotation_between(same, same) == pytest.approx(0.0, abs=1e-7)
     assert rotation_between(0.0 * turn, 0.5 * turn) == pytest.approx(0.5)
     assert rotation_between(0.0 * turn, 0.0 * turn) == 0.0
     assert rotation_between(0.0 * turn, 1e-9 * turn) == pytest.approx(0.0, abs=1e-7)
