@@ -90,7 +90,8 @@ def test_gripper_opens_by_the_sign_that_the_policy_declares(sign, opening):
         (along(0, 0.4), 1.0),
         (along(1, -1.0), 2.0),  # 1 m/s of 0.5
         (along(0, 0.8) + along(1, 0.6), 2.0),  # together 1 m/s
-        (along(4, 1.0), 2.5),  # 10 rad/s of 4
+        (along(3, 1.0), 2.5),  # 10 rad/s of 4
+        (along(4, -0.8) + along(3, 0.6), 2.5),  # together 10 rad/s
         (np.outer([1, -1] * 4, along(2, 0.3)), 1.5**0.5),  # 0.6 m/s in 0.05 s: 12 m/s2 of 8
         (np.outer([1, -1] * 4, along(5, 0.3)), 1.5**0.5),  # 6 rad/s in 0.05 s: 120 rad/s2 of 80
         (along(0, 1.0) + along(4, 1.0), 2.5),  # the worse of both
@@ -103,6 +104,12 @@ def test_chunk_is_slowed_by_what_its_worst_limit_asks(rows, slower):
     assert admitted.rows == pytest.approx(
         np.broadcast_to(rows, (8, 7))[:, :6] * [1, 1, 1, 10, 10, 10] / slower, abs=1e-6
     )
+
+
+def test_chunk_is_slowed_by_its_fastest_row_and_a_steady_one_not_for_its_changes():
+    rows = np.outer([0.1, 0.2, 1.0, 0.5, 0.1, 0, 0, 0], along(0))
+    assert path(limits=replace(FREE, linear_m_s2=1e3)).admit(chunk(rows), at(0.0)).time_scale == pytest.approx(2.0)
+    assert path(limits=replace(FREE, linear_m_s2=0.1)).admit(chunk(along(0, 0.4)), at(0.0)).time_scale == 1.0
 
 
 def test_slowed_as_much_as_allowed_is_allowed_and_no_more():
@@ -118,6 +125,7 @@ def test_command_is_the_row_that_is_due_at_the_speed_that_is_asked_and_none_afte
     found = made.toward(admitted, 0.26, at(0.0), 0.5)
     assert found.velocities[0] == pytest.approx(six(0, 0.5 * 0.25))
     assert found.scale == 0.5
+    assert (found.times_s.tolist(), found.positions) == ([0.0], None)
     assert made.toward(admitted, 0.4, at(0.0), 1.0) is None
     slowed = made.admit(chunk(along(0, 1.0)), at(0.0))
     assert made.toward(slowed, 0.0, at(0.0), 0.5).scale == 0.25
@@ -126,7 +134,7 @@ def test_command_is_the_row_that_is_due_at_the_speed_that_is_asked_and_none_afte
 # ---- the way there --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("axis", "most"), [(0, 8.0), (4, 80.0)])
+@pytest.mark.parametrize(("axis", "most"), [(0, 8.0), (3, 80.0), (5, 80.0)])
 def test_speed_rises_at_the_allowed_rate_from_what_is_being_played(axis, most):
     row = along(axis, 0.45 if axis == 0 else 0.38)
     wanted = row[axis] * (1.0 if axis == 0 else 10.0)
@@ -158,6 +166,7 @@ def test_stop_falls_at_the_allowed_rate_keeps_the_grip_and_ends_in_silence():
     found = made.braking(at(0.02))
     assert found.velocities[0] == pytest.approx(six(0, 0.2 - 8.0 * 0.02))
     assert (found.gripper, found.scale) == (None, 0.0)
+    assert (found.times_s.tolist(), found.positions) == ([0.0], None)
     made.commanded(found, 0.02)
     last = made.braking(at(0.04))
     assert not last.velocities.any()
@@ -181,7 +190,8 @@ def test_nothing_is_left_to_stop_once_the_receiver_has_timed_out_or_all_is_forgo
     ("twist", "said"),
     [
         (six(0, 0.5), ""), (six(2, -0.51), "linear speed 0.51 is above 0.5"), (six(3, 4.0), ""),
-        (six(5, 4.1), "angular speed 4.1 is above 4"), (six(0, np.nan), "linear speed nan"),
+        (six(5, 4.1), "angular speed 4.1 is above 4"), (six(3, -4.1), "angular speed 4.1"), 
+        (six(0, np.nan), "linear speed nan"),
         ((0.4, 0.4, 0.0, 0, 0, 0), "linear speed"),
     ],
 )  # fmt: skip
@@ -197,6 +207,14 @@ def test_stop_may_point_outwards_and_must_not_speed_up():
     assert made.breach(motion(six(0, 0.2), scale=0.0), edge) == ""
     assert made.breach(motion(six(0, 0.21), scale=0.0), edge) == "a stop that speeds up"
     assert made.breach(motion(six(0, 0.01), scale=0.0), at(0.2)) == "a stop that speeds up", "it had timed out"
+
+
+@pytest.mark.parametrize("axis", [3, 4, 5])
+def test_stop_must_not_turn_faster_either(axis):
+    made = moving(six(axis, 1.0) + six(0, 0.2))
+    assert made.breach(motion(six(axis, 1.0) + six(0, 0.1), scale=0.0), at(0.02)) == ""
+    assert made.breach(motion(six(axis, 1.1), scale=0.0), at(0.02)) == "a stop that speeds up"
+    assert made.breach(motion(six(0, 0.21), scale=0.0), at(0.02)) == "a stop that speeds up"
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

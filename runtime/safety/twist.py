@@ -20,6 +20,7 @@ from runtime.safety.trajectory import Floats
 from runtime.telemetry import StopCause
 
 AXES = ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z")
+_LINEAR, _ANGULAR = slice(0, 3), slice(3, None)  # of the axes
 _ROUNDING = 1e-9
 _REST = np.zeros(6)
 
@@ -80,15 +81,18 @@ class TwistPath:
         """Speed and workspace of what is about to be released; a braking motion may point outwards."""
         twist, limits = motion.velocities[0], self._limits
         for name, value, most in (
-            ("linear", float(np.linalg.norm(twist[:3])), limits.linear_m_s),
-            ("angular", float(np.linalg.norm(twist[3:])), limits.angular_rad_s),
+            ("linear", float(np.linalg.norm(twist[_LINEAR])), limits.linear_m_s),
+            ("angular", float(np.linalg.norm(twist[_ANGULAR])), limits.angular_rad_s),
         ):
             if not value <= most * (1.0 + 1e-6):
                 return f"{name} speed {value:.4g} is above {most:g}"
-        slower = np.linalg.norm(twist[:3]) <= np.linalg.norm(self._current(situation.now_s)[:3]) + _ROUNDING
-        if motion.scale > 0.0 and self._leaves(twist, situation):
-            return "the arm could not stop inside the workspace"
-        return "" if motion.scale > 0.0 or slower else "a stop that speeds up"
+        if motion.scale > 0.0:
+            return "the arm could not stop inside the workspace" if self._leaves(twist, situation) else ""
+        current = self._current(situation.now_s)
+        for part in (_LINEAR, _ANGULAR):
+            if not np.linalg.norm(twist[part]) <= np.linalg.norm(current[part]) + _ROUNDING:
+                return "a stop that speeds up"
+        return ""
 
     def commanded(self, motion: Motion, now_s: float) -> None:
         """Remember the twist: the next one starts from it."""
@@ -109,7 +113,7 @@ class TwistPath:
         span = since if 0.0 <= since <= self._timing.command_timeout_s else self._spec.dt_s
         step = wanted - current
         share = 1.0
-        for part, most in ((slice(0, 3), self._limits.linear_m_s2), (slice(3, 6), self._limits.angular_rad_s2)):
+        for part, most in ((_LINEAR, self._limits.linear_m_s2), (_ANGULAR, self._limits.angular_rad_s2)):
             size = float(np.linalg.norm(step[part]))
             if size > most * span:
                 share = min(share, most * span / size)
@@ -120,8 +124,8 @@ class TwistPath:
         limits = self._limits
         need = 1.0
         for part, speed, change in (
-            (slice(0, 3), limits.linear_m_s, limits.linear_m_s2),
-            (slice(3, 6), limits.angular_rad_s, limits.angular_rad_s2),
+            (_LINEAR, limits.linear_m_s, limits.linear_m_s2),
+            (_ANGULAR, limits.angular_rad_s, limits.angular_rad_s2),
         ):
             speeds = np.linalg.norm(twists[:, part], axis=1)
             changes = np.linalg.norm(np.diff(twists[:, part], axis=0), axis=1) / dt_s
@@ -133,7 +137,7 @@ class TwistPath:
         place = situation.measured.tcp_position
         if place is None:
             return True
-        velocity = twist[:3]
+        velocity = twist[_LINEAR]
         reach = self._timing.command_timeout_s + float(np.linalg.norm(velocity)) / (2.0 * self._limits.linear_m_s2)
         end = place + velocity * reach
         low, high = np.asarray(self._limits.workspace_low), np.asarray(self._limits.workspace_high)
