@@ -52,6 +52,9 @@ def test_half_of_the_numbers_may_lie_outside_and_no_more():
     plausible = Plausibility.of(JOINTS)
     half = rows((4.1, 1.0), (4.1, 1.0))
     assert plausible.objection(half) == ""
+    more = np.full((10, 2), 4.1)
+    more.flat[11:] = 1.0
+    assert "55% of the chunk lie beyond" in plausible.objection(more)
     assert "75% of the chunk lie beyond" in plausible.objection(rows((4.1, 1.0), (4.1, 4.1)))
 
 

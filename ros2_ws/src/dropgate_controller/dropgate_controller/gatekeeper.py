@@ -102,7 +102,7 @@ class Gatekeeper:
         try:
             self._log(when, motion, why, instruction)
         except DropGateRuntimeError as error:
-            motion, why = False, str(error)
+            why = str(error)
         self.refused = why
         if why or (not motion and self.world is not World.SHADOW):
             raise NotAllowed(why or "not admitted")
