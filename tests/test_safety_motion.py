@@ -101,12 +101,17 @@ def test_one_knot_is_a_place():
 
 
 def test_motion_of_any_joint_is_motion_and_its_numbers_are_its_own():
-    values = np.array([[0.0], [0.0], [0.0]])
-    made = trajectory(velocities=values)
-    assert not made.moves
+    assert not trajectory(velocities=((0.0,), (0.0,), (0.0,))).moves
     assert trajectory(velocities=((0.0,), (1e-9,), (0.0,))).moves
+    values = np.zeros((2, 1))
+    made = SafeTrajectory(
+        CommandKind.JOINT_TRAJECTORY, ("a",), 0.0, np.arange(2.0), values, values, None, 1.0, values, seal=_FILTER
+    )
     values[1] = 9.0
     assert not made.moves, "a copy: whoever made it cannot change it later"
+    for name in ("times_s", "velocities", "positions", "accelerations"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(made, name)[0] = 1.0
 
 
 @pytest.mark.parametrize("name", ["times_s", "velocities", "positions", "accelerations"])

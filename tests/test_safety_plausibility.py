@@ -85,6 +85,14 @@ def test_a_gripper_may_slam_and_lie_at_its_ends():
     assert Plausibility.of(only).objection(grips[:, 6:]) == ""
 
 
+def test_arm_whose_gripper_is_well_may_still_lie_outside_its_range():
+    far = np.zeros((8, 7))
+    far[:, :4] = 1.5 * DELTA.high[:4]
+    assert "67% of the chunk lie beyond" in Plausibility.of(DELTA).objection(far)
+    far[:, 3] = 0.0
+    assert Plausibility.of(DELTA).objection(far) == ""
+
+
 def test_one_row_has_no_steps():
     assert Plausibility.of(JOINTS).objection(rows((0.0, 0.0))) == ""
 
