@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from runtime.safety.bridge import DURATIONS, bridge
+from runtime.safety.bridge import _ALONG, DURATIONS, LOOKS, bridge
 from runtime.safety.curve import Curve, of_jerks
 from runtime.safety.reference import Reach, gained, path_of, stretch
 
@@ -84,6 +84,18 @@ def test_the_way_is_the_shortest_of_the_durations_and_keeps_every_limit_all_alon
         assert way.velocities == pytest.approx(same.velocities, abs=1e-8)
         found.add(round(way.end_s, 1))
     assert len(found) >= 5, "ways of many lengths"
+
+
+def test_a_way_is_looked_at_along_itself_and_at_its_end():
+    """Position, speed and acceleration at 24 instants, from what the way is made of."""
+    rng = np.random.default_rng(2)
+    for total in (0.06, 0.7, 3.0):
+        state, jerks = tuple(rng.normal(size=(3, D))), rng.normal(size=(3, D))
+        made_of = np.stack([state[0], state[1] * total, state[2] * total**2, *(jerks * total**3)])
+        found = np.tensordot(_ALONG, made_of, 1) / np.array([1.0, total, total**2])[:, None, None]
+        way = of_jerks(0.0, state, np.full(3, total / 3.0), jerks)
+        for seen, there in zip(found, way.at(total * np.arange(1, LOOKS + 1) / LOOKS), strict=True):
+            assert seen == pytest.approx(there, abs=1e-9)
 
 
 def shrunk(share: float) -> Reach:
@@ -171,6 +183,38 @@ def allowed(path: Curve, reach: Reach) -> bool:
     )
 
 
+def test_slowing_for_one_limit_counts_for_the_others():
+    """Where acceleration or jerk ask for more than the speed does, the speed asks for nothing on top."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        rows = rng.uniform(0.2, 0.9, D) * np.sin(rng.uniform(0.1, 0.5, D) * np.arange(30)[:, None] + rng.normal(size=D))
+        rows += 10.0 ** rng.uniform(-4, -1.5) * rng.normal(size=rows.shape)
+        slower = stretch(path_of(rows, 0.05), REACH)
+        slow = path_of(rows, 0.05 * slower)
+        times = np.sort(np.append(slow.times, (slow.times[1:] + slow.times[:-1]) / 2.0))
+        _, v, a = slow.at(times)
+        shares = [
+            np.abs(slow.jerks() / REACH.jerk).max(), np.abs(slow.accelerations / REACH.rate).max(),
+            (gained(v, a, REACH.jerk) / REACH.speed).max(),
+        ]  # fmt: skip
+        assert max(shares) <= 1 + 1e-9
+        assert slower == 1.0 or max(shares) > 0.9, shares
+
+
+def test_shares_of_limits_are_of_each_its_own_and_the_range_stays():
+    half = REACH.scaled(0.5, 0.25, 0.1)
+    assert (half.low.tolist(), half.high.tolist()) == (REACH.low.tolist(), REACH.high.tolist())
+    assert half.speed == pytest.approx(0.5 * REACH.speed)
+    assert half.rate == pytest.approx(0.25 * REACH.rate)
+    assert half.jerk == pytest.approx(0.1 * REACH.jerk)
+
+
+def test_what_rests_is_not_slowed_however_low_the_limits():
+    low = REACH.scaled(1e-3, 1e-3, 1e-4)
+    assert stretch(standing(), low) == 1.0
+    assert stretch(path_of(np.zeros((1, D)), 0.05), low) == 1.0
+
+
 def test_a_path_within_its_limits_is_not_slowed():
     path = wavy(1)
     assert stretch(path, REACH) == 1.0
@@ -186,7 +230,7 @@ def test_speed_counts_with_what_it_gains_while_the_acceleration_is_taken_back():
 
 def test_one_row_is_a_place_for_its_time():
     path = path_of(np.array([[0.1, 0.2, 0.3]]), 0.25)
-    assert path.end_s == 0.25
+    assert (path.start_s, path.end_s) == (0.0, 0.25)
     for time in (0.0, 0.1, 0.25):
         place, speed, rate = path.at(time)
         assert place[0] == pytest.approx([0.1, 0.2, 0.3])
@@ -198,6 +242,11 @@ def test_path_begins_before_its_first_row_on_the_line_through_the_first_two():
     path = path_of(np.array([[1.0], [1.5], [2.0], [2.5]]), 0.1)
     assert path.at(np.array([0.0, 0.05, 0.1, 0.4]))[0][:, 0] == pytest.approx([0.5, 0.75, 1.0, 2.5])
     assert path.velocities[:, 0] == pytest.approx(np.full(5, 5.0))
+    curved = path_of(np.array([[0.0], [0.1], [0.4], [0.9]]), 0.1)
+    for k in (0, 1):
+        assert curved.velocities[k] == pytest.approx([1.0])
+        assert curved.accelerations[k] == pytest.approx([0.0], abs=1e-9)
+    assert curved.positions[:2, 0] == pytest.approx([-0.1, 0.0])
     bent = path_of(np.array([[0.0], [0.0], [1.0], [1.0]]), 0.1)
     assert bent.positions[0] == pytest.approx([0.0])
     assert bent.positions[-1] == pytest.approx([1.0])

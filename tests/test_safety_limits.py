@@ -136,3 +136,15 @@ def test_defaults_of_a_tool_are_those_that_it_has() -> None:
 def test_digest_of_an_arm_without_tool_is_another() -> None:
     assert limits_digest(JOINTS) != limits_digest(replace(JOINTS, tool=TOOL))
     assert limits_digest(replace(JOINTS, tool=TOOL)) != limits_digest(replace(JOINTS, tool=replace(TOOL, tilt_rad=1.0)))
+
+
+def test_number_of_0_is_refused_and_not_taken_for_one_that_is_missing() -> None:
+    with pytest.raises(ContractError, match=r"limits: tilt_rad is 0\.0"):
+        station_limits("joint_trajectory", given(tilt_rad=0), ("a", "b"))
+
+
+def test_digests_that_releases_were_signed_with_stay_what_they_are() -> None:
+    assert limits_digest(CARTESIAN) == "1cc6ba789e82c706894ae04dfd50b47c0e8e92376dac7e36341f265d208ff3ae"
+    assert (
+        limits_digest(replace(JOINTS, tool=TOOL)) == "0cf26e3d64c758e03bff3fd9415652374bce30637481dfeb738be8092a3d491a"
+    )
