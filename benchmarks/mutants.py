@@ -3,7 +3,7 @@
 
     python benchmarks/mutants.py --per-module 16 --json out.json                       the modules of TESTS
     python benchmarks/mutants.py runtime/contract/dsse.py --per-module 0               every mutant of one of them
-    python benchmarks/mutants.py runtime/safety/filter.py --tests tests/test_safety_filter.py --per-module 40
+    python benchmarks/mutants.py runtime/safety/shapes.py --tests tests/test_filter_kinematics.py --per-module 40
     python benchmarks/mutants.py --again out.json                                      do its survivors still survive?
 
 The tracked files are copied to a temporary folder; only the copy is changed, and the tests run there. Faults: another
@@ -46,6 +46,11 @@ SLACK, LEAST_S = 5.0, 20.0  # a mutant may take this many times as long as the t
 _ADMISSION, _SIGNED = ("tests/test_admission.py",), ("tests/test_signed.py",)
 _STATS = ("tests/test_gate_stats.py", "tests/test_gate_panel_verdict.py", "tests/test_gate_law.py")
 _PANELS = ("tests/test_gate_panels.py", "tests/test_gate_judge.py")
+_GUARD, _LOOP = "tests/test_control_guard.py", "tests/test_control_loop.py"
+_TICK, _STATE = "tests/test_control_tick.py", "tests/test_control_state.py"
+_FOLLOWING, _TWIST = "tests/test_control_following.py", "tests/test_safety_twist.py"
+_FILTER, _PATH, _BRIDGE = "tests/test_safety_filter.py", "tests/test_filter_path.py", "tests/test_filter_bridge.py"
+_PROPERTIES, _CURVE = "tests/test_filter_properties.py", ("tests/test_curve_laws.py", "tests/test_filter_stop.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "runtime/contract/admission.py": _ADMISSION,
     "runtime/contract/panel_checks.py": _ADMISSION,
@@ -60,6 +65,26 @@ TESTS: dict[str, tuple[str, ...]] = {
     "compress/gate/vetoes.py": ("tests/test_gate_vetoes.py", "tests/test_gate_judge.py"),
     "compress/gate/verdict.py": _PANELS,
     "compress/gate/panels.py": _PANELS,
+    "runtime/control/permission.py": ("tests/test_control_permission.py", _LOOP),
+    "runtime/control/guard.py": (_GUARD,),
+    "runtime/control/state.py": (_STATE, _LOOP),
+    "runtime/control/following.py": (_FOLLOWING, _LOOP),
+    "runtime/control/scheduler.py": (_STATE, _TICK, _LOOP),
+    "runtime/control/loop.py": (_TICK, _LOOP, _FOLLOWING),
+    "runtime/safety/filter.py": ("tests/test_filter_account.py", _TWIST, _FILTER),
+    "runtime/safety/motion.py": ("tests/test_safety_motion.py", "tests/test_filter_account.py", _TWIST),
+    "runtime/safety/twist.py": (_TWIST, _FILTER),
+    "runtime/safety/plausibility.py": ("tests/test_safety_plausibility.py",),
+    "runtime/safety/trajectory.py": ("tests/test_safety_motion.py", _FILTER),
+    "runtime/safety/limits.py": ("tests/test_safety_limits.py", "tests/test_limits_digest.py"),
+    "runtime/safety/reference.py": (_BRIDGE, _PATH),
+    "runtime/safety/bridge.py": (_BRIDGE, _PATH),
+    "runtime/safety/places.py": ("tests/test_filter_places.py",),
+    "runtime/safety/monitor.py": ("tests/test_monitor_numbers.py", "tests/test_filter_monitor.py"),
+    "runtime/safety/curve.py": (*_CURVE, _BRIDGE, _PROPERTIES),
+    "runtime/safety/profiles.py": (*_CURVE, _PROPERTIES),
+    "runtime/safety/joints.py": ("tests/test_joint_path.py", _PATH, _PROPERTIES, _FILTER),
+    "ros2_ws/src/dropgate_controller/dropgate_controller/gatekeeper.py": ("tests/test_gatekeeper.py",),
 }
 
 

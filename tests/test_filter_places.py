@@ -143,7 +143,7 @@ def test_speeds_and_boxes_are_looked_at_every_20_ms():
     (looked,) = times
     assert looked[[0, -1]] == pytest.approx([2.0, 2.61])
     assert np.diff(looked).max() <= 0.0200001
-    assert len(looked) <= 33
+    assert len(looked) <= 32
 
 
 def test_two_things_that_come_near_end_the_motion_and_the_path_before():
