@@ -8,9 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from arm_models import seven
+from arm_models import PANDA_JOINTS, seven, seven_joints
+from filter_world import joint_spec
 
+from runtime.errors import ContractError
 from runtime.safety.curve import Curve, of_jerks
+from runtime.safety.filter import SafetyFilter
+from runtime.safety.kinematics import Frames, Kinematics
 from runtime.safety.limits import ToolLimits
 from runtime.safety.places import ToolCheck, _looks
 
@@ -50,13 +54,15 @@ class Spy:
 
 @pytest.mark.parametrize(("name", "field"), [("linear", "linear_m_s"), ("angular", "angular_rad_s")])
 def test_tools_speed_is_held_to_a_share_of_its_limit(name, field):
-    curve = turning()
+    """One joint speeds up all along: its end is the fastest."""
+    state = (ARM.home, 0.1 * np.eye(7)[0], 0.8 * np.eye(7)[0])
+    curve = of_jerks(2.0, state, np.full(6, 0.1), np.zeros((6, 7)))
     fastest = float(np.linalg.norm(getattr(seen(curve), name), axis=1).max())
     for share, objected in ((SHARE - 0.005, False), (SHARE + 0.005, True)):
         tight = check(**{field: fastest / share})
         assert bool(tight.objection(curve, 2.0)) is objected
         if objected:
-            assert f"the tool reaches {share:.2f} times its speed limit" == tight.objection(curve, 2.0)
+            assert tight.objection(curve, 2.0) == f"the tool reaches {share:.2f} times its speed limit"
     slower, until, why = check(**{field: fastest / 2.0}).along(curve)
     assert slower == pytest.approx(2.0 / (SHARE - 0.02))
     assert (until, why) == (curve.end_s, "")
@@ -95,6 +101,15 @@ def test_tilt_is_held_with_a_little_to_spare_whatever_the_length_of_the_directio
         assert bool(tight.along(curve)[2]) is objected
     assert "tilted by more than 0.302 rad" in check(approach=tuple(approach), tilt_rad=0.302).objection(curve, 2.0)
     assert check(approach=tuple(approach), tilt_rad=1e-3).objection(curve, 2.0)
+
+
+def test_box_for_an_elbow_that_nobody_knows_is_refused_when_the_filter_is_made():
+    """And not left out in silence."""
+    blind = Kinematics(seven_joints(), PANDA_JOINTS, Frames("tool", "base"))
+    limits = replace(ARM.limits, tool=replace(FREE, elbow_low=(-9.0,) * 3, elbow_high=(9.0,) * 3))
+    with pytest.raises(ContractError, match=r"elbow_low/high are given, but .* `kinematics\.elbow`"):
+        SafetyFilter(joint_spec(ARM), limits, arm=blind)
+    SafetyFilter(joint_spec(ARM), replace(limits, tool=FREE), arm=blind)
 
 
 def test_path_is_used_until_the_last_place_inside():

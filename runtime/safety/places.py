@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from runtime.errors import ContractError
 from runtime.safety.curve import Curve
 from runtime.safety.kinematics import Kinematics, Places
 from runtime.safety.limits import ToolLimits
@@ -21,12 +22,17 @@ _SLOWER = 0.96
 
 
 class ToolCheck:
-    """Tool limits of one arm."""
+    """Tool limits of one arm. Raises ContractError: a box for an elbow of which nobody knows where it is."""
 
     def __init__(self, arm: Kinematics, tool: ToolLimits) -> None:
         self._arm, self._tool = arm, tool
         self._boxes = [("the tool", np.array(tool.workspace_low), np.array(tool.workspace_high))]
         if tool.elbow_low:
+            if arm.places(np.zeros((1, len(arm.joints)))).elbow is None:
+                raise ContractError(
+                    "limits: elbow_low/high are given, but the kinematics know no elbow; name its link in "
+                    "`kinematics.elbow`, or leave the box empty"
+                )
             self._boxes.append(("the elbow", np.array(tool.elbow_low), np.array(tool.elbow_high)))
         approach = np.array(tool.approach, dtype=np.float64)
         self._approach = approach / np.linalg.norm(approach) if tool.approach else None
@@ -75,15 +81,16 @@ class ToolCheck:
     def _outside(self, seen: Places) -> Floats:
         found = np.zeros(len(seen.tcp), dtype=bool)
         for (_, low, high), points in zip(self._boxes, (seen.tcp, seen.elbow), strict=False):
-            if points is not None:
-                found |= np.any((points < low + _INSIDE_M) | (points > high - _INSIDE_M), axis=1)
+            assert points is not None
+            found |= np.any((points < low + _INSIDE_M) | (points > high - _INSIDE_M), axis=1)
         if self._approach is not None:
             found |= seen.axis @ self._approach < np.cos(max(0.0, self._tool.tilt_rad - _INSIDE_RAD))
         return np.asarray(found)
 
     def _named(self, seen: Places, k: int) -> str:
         for (name, low, high), points in zip(self._boxes, (seen.tcp, seen.elbow), strict=False):
-            if points is not None and np.any((points[k] < low + _INSIDE_M) | (points[k] > high - _INSIDE_M)):
+            assert points is not None
+            if np.any((points[k] < low + _INSIDE_M) | (points[k] > high - _INSIDE_M)):
                 place = np.round(points[k], 3).tolist()
                 return f"{name} would be at {place}, its box is {low.tolist()} to {high.tolist()}"
         return f"the tool would be tilted by more than {self._tool.tilt_rad:g} rad"
