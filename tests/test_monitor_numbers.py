@@ -60,6 +60,13 @@ def test_before_the_first_knot_is_that_knot_and_from_the_last_on_there_is_rest()
     assert place[1:] == pytest.approx(np.tile(played.positions[-1], (2, 1)))
 
 
+def test_two_knots_are_one_quintic():
+    zero = np.zeros((2, 1))
+    place, speed, _, _ = Played(np.array([0.0, 2.0]), np.array([[0.0], [1.0]]), zero, zero).sample(np.array([0.0, 1.0]))
+    assert place[:, 0] == pytest.approx([0.0, 0.5])
+    assert speed[:, 0] == pytest.approx([0.0, 1.875 / 2.0])
+
+
 def test_one_knot_is_a_place():
     played = Played(np.ones(1), np.array([[0.3, 0.4]]), np.ones((1, 2)), np.ones((1, 2)))
     place, *rest = played.sample(np.array([0.0, 1.0, 2.0]))
@@ -94,6 +101,13 @@ def test_each_limit_counts_for_each_joint_and_direction_to_a_thousandth(joint, s
         assert bool(found) is objected
         if objected:
             assert found.startswith(f"{said} of {FREE.names[joint]} reaches 1.00")
+
+
+@pytest.mark.parametrize(("name", "order"), [("velocity", 1), ("acceleration", 2), ("jerk", 3)])
+def test_what_reaches_a_limit_does_not_break_it(name, order):
+    played = swing()
+    limits = replace(FREE, **{name: (reached(played)[order], 1e6)})
+    assert Monitor(limits, None).objection(played, None, 0.0) == ""
 
 
 def test_exactly_a_limit_is_within_it_and_rounding_too():
