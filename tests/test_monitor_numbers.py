@@ -282,6 +282,22 @@ def test_tilt_is_kept_whatever_the_length_of_the_direction():
     assert objection(played, approach=approach, tilt_rad=0.1999) == "the tool would tilt too far"
 
 
+def test_a_tool_exactly_at_its_limits_is_within_them():
+    there = ARM.kinematics.places(ARM.home[None])
+    rest = Played(np.array([0.0, 0.1]), np.tile(ARM.home, (2, 1)), *np.zeros((2, 2, 7)))
+    tcp, elbow = tuple(there.tcp[0]), tuple(there.elbow[0])
+    approach = there.axis[0] + np.array([0.1, 0.2, 0.0])
+    tilt = float(np.arccos(there.axis[0] @ approach / np.linalg.norm(approach)))
+    assert objection(rest, workspace_high=tcp) == objection(rest, workspace_low=tcp) == ""
+    assert objection(rest, elbow_low=elbow, elbow_high=(9.0,) * 3) == ""
+    assert objection(rest, elbow_high=elbow, elbow_low=(-9.0,) * 3) == ""
+    assert objection(rest, approach=tuple(approach), tilt_rad=tilt) == ""
+    played = turn()
+    moving = ARM.kinematics.places(*played.sample(np.append(np.arange(0.0, 0.8, 0.002), 0.8))[:2])
+    linear, angular = (float(np.linalg.norm(x, axis=1).max()) for x in (moving.linear, moving.angular))
+    assert objection(played, linear_m_s=linear, angular_rad_s=angular) == ""
+
+
 def test_distances_are_looked_at_every_40_ms_and_where_it_ends():
     spy, played = Spy(), turn(span=0.81)
     assert objection(played, spy, self_distance_m=0.01, scene_distance_m=0.02) == ""
