@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from control_world import SPEC, World, values
+from control_world import LIMITS, SPEC, TICK, World, values
 
 from runtime.control.observation import JOINTS, TCP
 from runtime.control.policy_link import PolicyFailure
@@ -117,6 +117,50 @@ def test_every_loss_stops_the_arm_and_latches_with_its_cause(spoil, cause):
     spoil(world)
     world.step(40)
     assert_still_after_fault(world, cause)
+
+
+@pytest.mark.parametrize("by_s", [-3.0, -0.1, 3.0])
+def test_a_clock_that_is_set_in_motion_does_not_end_the_commands_of_the_stop(by_s):
+    world = running()
+    before = world.speed
+    world.clock._now_s += by_s
+    world.twist_s += by_s  # the servo has a clock of its own
+    speeds = [
+        float(np.linalg.norm(tick.command.velocities[0, :3])) for tick in _stop(world) if tick.command is not None
+    ]
+    assert world.controller.incident.cause is StopCause.CLOCK_JUMP
+    assert len(speeds) >= 2
+    most = LIMITS.linear_m_s2 * TICK * (1 + 1e-6)
+    assert np.all(np.abs(np.diff([before, *speeds])) <= most)
+    assert speeds[-1] == 0.0
+    world.controller.reset_fault()
+    world.step(2)  # in the new time
+    world.controller.arm(True)
+    world.controller.start("go on")
+    world.step(30)
+    assert world.speed > 0.0
+
+
+def _stop(world):
+    count = len(world.ticks)
+    world.step(12)
+    assert world.speed == 0.0
+    return world.ticks[count:]
+
+
+def test_a_clock_that_is_set_back_at_rest_is_no_fault_and_delays_nothing():
+    world = World().ready()
+    world.controller.start("go")
+    world.step(30)
+    world.controller.cancel()
+    world.rest()
+    world.step(3)
+    world.clock._now_s -= 3600.0
+    world.step(3)
+    assert world.controller.incident.cause is StopCause.NONE
+    world.controller.start("go on")
+    world.step(30)
+    assert world.speed > 0.0
 
 
 def test_streams_that_stay_apart_in_time_stop_the_arm_by_that_name_and_not_at_once():

@@ -256,6 +256,23 @@ def test_scaled_time_is_the_same_motion_played_slower():
     assert cell.filter.trips == 0
 
 
+@pytest.mark.parametrize("by_s", [-3.0, 3.0])
+def test_a_stop_goes_on_where_the_arm_is_although_the_clock_was_set(by_s):
+    cell = Cell(ARM, SPEC)
+    assert cell.offer(smooth(cell)) == ""
+    for _ in range(20):
+        cell.tick()
+        cell.advance(0.02)
+    cell.now += by_s
+    cell.filter.clock_stepped(by_s)
+    for _ in range(5):
+        assert cell.tick(brake=True) is not None
+        cell.advance(0.02)
+    cell.silence()
+    assert not cell.record.breaches(), cell.record.worst
+    assert cell.filter.trips == 0
+
+
 def test_a_stream_of_positions_is_the_command_and_ends_with_it():
     cell = Cell(ARM, SPEC)
     cell.offer(smooth(cell))

@@ -216,12 +216,17 @@ def test_a_file_whose_writer_was_killed_is_read_as_far_as_it_goes(tmp_path: Path
     made[0].close()
     cut = tmp_path / "cut.mcap"
     data = path.read_bytes()
-    cut.write_bytes(data[: len(data) // 2])
+    cut.write_bytes(data[: len(data) * 3 // 4])
     found = McapRecording(cut)
     done = replay(Setup.from_json(found.setup), found.events())
     assert done.same
     assert done.events > 0
     assert not found.whole
+    for end in range(len(data) // 2, len(data) // 2 + 40):
+        cut.write_bytes(data[:end])
+        found = McapRecording(cut)
+        assert len(list(found.events())) <= done.events
+        assert not found.whole
 
 
 def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path) -> None:

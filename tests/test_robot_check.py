@@ -64,6 +64,7 @@ CONTRADICTIONS = {
     "flat": (r"workspace_high: \[0\.70", "workspace_high: [0.10", "low below high"),
     "operator's word": (r"robot: kuka_lbr\n", "robot: kuka_lbr\n    enable_motion: true\n", "the operator's to say"),
     "no facts": (r"^dropgate_robot:", "other:", "section dropgate_robot is missing"),
+    "set-points to nobody": (r"interface: joint_trajectory", "interface: forward_position", "heard on .../commands"),
     "no text": (r"      topic: /lbr/joint_traj.*\n", "", "command.topic is None"),
 }
 

@@ -12,6 +12,7 @@ import math
 from runtime.clock import Clock
 from runtime.contract.chunk import ActionChunk
 from runtime.control.blend import Blender
+from runtime.control.clock_watch import ClockWatch
 from runtime.control.observation import ObservationBuffer, Snapshot
 from runtime.control.permission import Permission
 from runtime.control.policy_link import Answer, PolicyFailure, PolicyLink
@@ -19,7 +20,7 @@ from runtime.control.scheduler import Scheduler
 from runtime.control.settings import Settings
 from runtime.control.state import MOVING, ON_TASK, Event, Machine, State
 from runtime.control.state_map import ObservationProblem
-from runtime.control.task import Latencies, Task, Tick
+from runtime.control.task import Latencies, Task, Tick, speed_of
 from runtime.safety.filter import SafetyFilter
 from runtime.safety.motion import AdmittedChunk, ChunkRejected, Measured, Situation
 from runtime.safety.trajectory import SafeTrajectory
@@ -45,7 +46,7 @@ class ControlLoop:
         self.task: Task | None = None
         self.machine.happen(Event.CONFIGURED)
         self._observed: Snapshot | None = None
-        self._tick_s: float | None = None
+        self._clocks = ClockWatch(settings.max_clock_step_s)
         self._first_command_of: float | None = None
         self._command_s, self._tempo = -math.inf, 1.0  # the tempo of the chunk's own time, as last commanded
 
@@ -79,16 +80,16 @@ class ControlLoop:
         """Do what is due now."""
         began = self._wall.now()
         try:
-            return self._tick()
+            return self._tick(began)
         except Exception as error:
             self.fault(StopCause.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
             return Tick(self.state)
         finally:
             self.latencies.tick.add(max(0.0, self._wall.now() - began))
 
-    def _tick(self) -> Tick:
+    def _tick(self, wall_s: float) -> Tick:
         now = self._clock.now()
-        self._watch_the_clock(now)
+        self._watch_the_clock(now, wall_s)
         answer, admitted = self._hear(now)
         if self.state in ON_TASK:
             self._watch(now)
@@ -97,12 +98,17 @@ class ControlLoop:
             command = self._follow(now) if self.state in ON_TASK else self._brake(now)
         return Tick(self.state, command, answer, admitted, self._ended())
 
-    def _watch_the_clock(self, now: float) -> None:
-        last, self._tick_s = self._tick_s, now
-        if last is None or self.state not in MOVING:
+    def _watch_the_clock(self, now: float, wall_s: float) -> None:
+        """A clock that is set is a fault in motion; the stop goes on in the new time, from where the arm really is."""
+        step = self._clocks.look(now, wall_s)
+        if step is None:
             return
-        if not -_EDGE_S <= now - last <= self.settings.max_clock_step_s:
-            self.fault(StopCause.CLOCK_JUMP, f"the clock went from {last:.3f} s to {now:.3f} s between two ticks")
+        if self.state in MOVING:
+            self.fault(StopCause.CLOCK_JUMP, step.text)
+        self._command_s += step.by_s
+        self._filter.clock_stepped(step.by_s)
+        if step.by_s < 0.0:
+            self.buffer.clear()  # what was stamped in the old time would look fresh until then
 
     def _watch(self, now: float) -> None:
         """Everything that must be true all the time while a task is on."""
@@ -187,7 +193,7 @@ class ControlLoop:
         task.starved_since_s = None
         if task.moving_since_s is None:
             task.moving_since_s = now
-        command = self._filter.command(*due, self._situation(now), self._speed(task, now))
+        command = self._filter.command(*due, self._situation(now), speed_of(task, self.state, self.settings, now))
         if command is None:
             self.fault(StopCause.CHUNK_REJECTED, self._filter.refused)
             return self._brake(now)
@@ -195,14 +201,6 @@ class ControlLoop:
         if self.state is State.RAMP_IN and now - task.moving_since_s >= self.settings.ramp_in_s:
             self.machine.happen(Event.RAMPED)
         return self._commanded(command, now)
-
-    def _speed(self, task: Task, now: float) -> float:
-        """Share of the intended tempo: the goal's, the ramp's, and less while an answer is overdue."""
-        speed = task.speed_scale * (self.settings.late_speed if self.state is State.SLOWING else 1.0)
-        if self.state is not State.RAMP_IN or self.settings.ramp_in_s <= 0.0:
-            return speed
-        since = 0.0 if task.moving_since_s is None else now - task.moving_since_s
-        return speed * min(1.0, max(0.05, since / self.settings.ramp_in_s))
 
     def _ask(self, task: Task, now: float) -> None:
         """Send the newest observation to the policy if the chunk is about to end; say so if the answer is overdue."""

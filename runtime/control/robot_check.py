@@ -15,7 +15,7 @@ from typing import Any
 from runtime.control.robot_file import CONTROLLER, FACTS, GUARD, CellLine, RobotFile, read_robot_file
 
 ADAPTERS = ("ur", "franka", "xarm", "generic")
-INTERFACES, TRANSPORTS = ("joint_trajectory", "twist"), ("raw", "compressed")
+INTERFACES, TRANSPORTS = ("joint_trajectory", "forward_position", "twist"), ("raw", "compressed")
 REDUCED_M_S = 0.25  # ISO 10218-1's reduced speed: a default here, no compliance
 LONGEST_STOP_S = 1.0
 JOINT_LISTS = ("joint_low", "joint_high", "joint_velocity", "joint_acceleration")
@@ -142,6 +142,9 @@ def _wiring(file: RobotFile) -> Iterator[str]:
         end = f"{facts['driver.controller']}/joint_trajectory"
         if not given["command.topic"].endswith(f"/{end}"):
             yield f"command.topic is {given['command.topic']}, but the driver's controller listens on .../{end}"
+    elif given["command.interface"] == "forward_position":
+        if not given["command.topic"].endswith("/commands"):
+            yield f"command.topic is {given['command.topic']}, but set-points are heard on .../commands"
     elif given["command.frame"] != given["tcp.frame"]:
         yield f"command.frame is {given['command.frame']}, tcp.frame {given['tcp.frame']}, expected the same for twists"
     for name in ("command.topic", "joints.topic"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from runtime.control.policy_link import Answer
+from runtime.control.settings import Settings
 from runtime.control.state import State
 from runtime.safety.motion import AdmittedChunk
 from runtime.safety.trajectory import SafeTrajectory
@@ -57,3 +58,12 @@ class Latencies:
     tick: LatencyHistogram = field(default_factory=LatencyHistogram)
     inference: LatencyHistogram = field(default_factory=LatencyHistogram)
     observation_to_command: LatencyHistogram = field(default_factory=LatencyHistogram)
+
+
+def speed_of(task: Task, state: State, settings: Settings, now_s: float) -> float:
+    """Share of the intended tempo: the goal's, the ramp's, and less while an answer is overdue."""
+    speed = task.speed_scale * (settings.late_speed if state is State.SLOWING else 1.0)
+    if state is not State.RAMP_IN or settings.ramp_in_s <= 0.0:
+        return speed
+    since = 0.0 if task.moving_since_s is None else now_s - task.moving_since_s
+    return speed * min(1.0, max(0.05, since / settings.ramp_in_s))

@@ -121,6 +121,11 @@ class SafetyFilter:
         self._path.forget()
         self._newest_s = -np.inf
 
+    def clock_stepped(self, by_s: float) -> None:
+        """The clock was set: what has been commanded was so much later (negative: earlier) in the new time [s]."""
+        self._path.clock_stepped(by_s)
+        self._newest_s += by_s
+
     def _release(self, motion: Motion, situation: Situation) -> SafeTrajectory | None:
         self.refused = self._path.breach(motion, situation)
         if self.refused:

@@ -157,6 +157,10 @@ class JointPath:
             going_on = self._played_s < self._last.curve.end_s
             self._last = replace(self._last, plan=None, forgotten=True) if going_on else None
 
+    def clock_stepped(self, by_s: float) -> None:
+        """The played time goes on as if nothing had happened."""
+        self._now_s += by_s
+
     def _time(self, situation: Situation) -> float:
         """The played time now; it never runs backwards."""
         if not 0.0 <= situation.speed_factor <= 1.0:

@@ -139,6 +139,9 @@ class CommandPath(Protocol):
     def forget(self) -> None:
         """Nothing has been commanded: the robot rests where it is."""
 
+    def clock_stepped(self, by_s: float) -> None:
+        """The clock was set by so much [s]: what was kept in the old time moves with it."""
+
 
 def gripper_ratio(commands: NDArray[np.floating], negative_opens: bool) -> NDArray[np.float64]:
     """Gripper commands in [-1, 1] -> opening ratio in [0, 1]; beyond the ends counts as the end."""

@@ -102,6 +102,10 @@ class TwistPath:
         """At rest."""
         self._last, self._last_s = _REST, -np.inf
 
+    def clock_stepped(self, by_s: float) -> None:
+        """The last twist was sent so much later in the new time."""
+        self._last_s += by_s
+
     def _current(self, now_s: float) -> Floats:
         """What the receiver is doing: the last twist, or nothing once that has timed out."""
         return self._last if now_s - self._last_s <= self._timing.command_timeout_s else _REST

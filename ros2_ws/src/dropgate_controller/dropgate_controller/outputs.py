@@ -12,11 +12,12 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.lifecycle import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from std_msgs.msg import Float64
+from std_msgs.msg import Float64, Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from dropgate_controller import conversions, reports
 from dropgate_controller.assembly import Loaded
+from dropgate_controller.position_out import PositionOut
 from runtime.control.task import Tick
 from runtime.safety.trajectory import CommandKind, SafeTrajectory
 
@@ -31,7 +32,10 @@ class Outputs:
         self._node, self._loaded, self._sequence = node, loaded, 0
         self._made: list[Publisher] = []
         kind = TwistStamped if station.kind is CommandKind.TWIST else JointTrajectory
+        kind = Float64MultiArray if station.stream_hz else kind
         self._commands = self._publisher(kind, station.command_topic) if station.enable_motion else None
+        streams = self._commands is not None and station.stream_hz > 0.0
+        self._stream = PositionOut(self._commands.publish, station.stream_hz, node.now_s) if streams else None
         gripper = station.enable_motion and station.gripper_topic
         self._gripper = self._publisher(Float64, station.gripper_topic) if gripper else None
         self._raw = self._publisher(ActionChunkMsg, "~/chunk_raw")
@@ -49,7 +53,9 @@ class Outputs:
             return
         if self._gripper is not None and command.gripper is not None:
             self._gripper.publish(Float64(data=command.gripper))
-        if command.kind is CommandKind.TWIST:
+        if self._stream is not None:
+            self._stream.take(command)
+        elif command.kind is CommandKind.TWIST:
             self._commands.publish(conversions.twist_from(command, self._loaded.station.command_frame))
         else:
             self._commands.publish(conversions.joint_trajectory_from(command))
@@ -83,6 +89,8 @@ class Outputs:
 
     def close(self) -> None:
         """Off the graph."""
+        if self._stream is not None:
+            self._stream.close()
         for publisher in self._made:
             self._node.destroy_publisher(publisher)
 

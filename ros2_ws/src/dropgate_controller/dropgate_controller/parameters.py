@@ -29,6 +29,7 @@ from runtime.safety.kinematics import Frames
 from runtime.safety.limits import OPTIONAL, CartesianLimits, JointLimits, Timing, station_limits
 from runtime.safety.trajectory import CommandKind
 
+STREAM = "forward_position"  # command.interface: the filter's joint motion, played by this node
 TRANSPORTS = ("raw", "compressed")
 
 
@@ -67,6 +68,7 @@ class Station:
     kind: CommandKind
     command_topic: str
     command_frame: str
+    stream_hz: float  # of set-points; 0 where commands are trajectories or twists
     gripper_topic: str
     joints_topic: str
     joint_names: tuple[str, ...]
@@ -100,7 +102,7 @@ _PLAIN: dict[str, tuple[Any, str]] = {
     "trust_store": ("", "directory with keys.json and revoked.json: whose signatures this station believes"),
     "station_policy": ("", "JSON file: what this station demands of an artifact before its arm moves"),
     "evidence_dir": ("", "where every decision about motion is written down; empty = the node's log directory"),
-    "command.interface": ("", "twist or joint_trajectory"),
+    "command.interface": ("", "twist, joint_trajectory, or forward_position (a stream of set-points)"),
     "command.topic": ("", "where commands go"),
     "command.frame": ("", "frame_id of twists"),
     "gripper.topic": ("", "std_msgs/Float64 opening ratio, 0 closed to 1 open; empty = no gripper"),
@@ -130,6 +132,7 @@ _PLAIN: dict[str, tuple[Any, str]] = {
 }
 _NUMBERS: dict[str, tuple[float, float, float, str]] = {
     "tick_hz": (50.0, 5.0, 500.0, "ticks per second of wall time"),
+    "command.stream_hz": (250.0, 125.0, 1000.0, "set-points a second, for forward_position"),
     "lead_s": (0.1, 0.0, 2.0, "how long before the end of a chunk the next one is asked for [s]"),
     "ramp_in_s": (1.0, 0.0, 10.0, "from rest to full speed [s]"),
     "late_speed": (0.5, 0.05, 1.0, "speed while an answer is overdue"),
@@ -204,7 +207,11 @@ def read(node: Node, policy: PolicySpec) -> Station:
         runtime.errors.ContractError: limits without sense.
     """
     declare_cameras(node, policy.observation.image_keys)
-    kind = _interface(node)
+    kind, streams = _interface(node)
+    if streams and _value(node, "driver.scaling_topic"):
+        raise ParameterError(
+            f"`driver.scaling_topic` is set, but nothing slows a {STREAM} controller's set-points: leave it empty"
+        )
     joints = tuple(name for name in _value(node, "joints.names") if name)
     threads = int(_value(node, "worker.threads"))
     settings = Settings(
@@ -243,6 +250,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
         kind=kind,
         command_topic=_out(node, "command.topic"),
         command_frame=_value(node, "command.frame"),
+        stream_hz=_value(node, "command.stream_hz") if streams else 0.0,
         gripper_topic=_out(node, "gripper.topic") if _value(node, "gripper.topic") else "",
         joints_topic=_topic(node, "joints.topic"),
         joint_names=joints,
@@ -322,12 +330,15 @@ def _optional(node: Node, name: str) -> tuple[float, ...]:
     return tuple(node.get_parameter_or(name, Parameter(name, Parameter.Type.NOT_SET)).value or ())
 
 
-def _interface(node: Node) -> CommandKind:
+def _interface(node: Node) -> tuple[CommandKind, bool]:
+    """What the filter makes, and whether it is played here, as a stream of set-points."""
     given = _value(node, "command.interface")
+    if given == STREAM:
+        return CommandKind.JOINT_TRAJECTORY, True
     try:
-        return CommandKind(given)
+        return CommandKind(given), False
     except ValueError:
-        allowed = ", ".join(kind.value for kind in CommandKind)
+        allowed = ", ".join([*(kind.value for kind in CommandKind), STREAM])
         raise ParameterError(f"`command.interface` is {given!r}, expected one of: {allowed}") from None
 
 

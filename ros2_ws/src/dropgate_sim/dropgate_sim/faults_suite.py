@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"faults_suite: no such fault; available: {', '.join(case.name for case in CASES)}", file=sys.stderr)
         return 2
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    robot = find_robot_file(options.robot)
+    robot = find_robot_file(options.robot, simulated=False)
     with tempfile.TemporaryDirectory(prefix="dropgate_faults_") as folder:
         station = FaultStation(robot.path, Path(options.keep or folder), options.pace, options.patience)
         with station as cell:

@@ -36,8 +36,11 @@ class RobotFile:
     limits_sha256: str
 
 
-def find_robot_file(name: str) -> RobotFile:
-    """By path, or by name among the files of the package `dropgate_bringup`. Raises NoRobotFile."""
+def find_robot_file(name: str, simulated: bool = True) -> RobotFile:
+    """By path, or by name among the files of the package `dropgate_bringup`.
+
+    Raises NoRobotFile, also for a file of a real arm unless `simulated` is false: its arm is then replaced by a mock.
+    """
     folders = _folders()
     candidates = [Path(name), *(folder / f"{name}.yaml" for folder in folders)]
     path = next((path.resolve() for path in candidates if path.is_file()), None)
@@ -47,7 +50,7 @@ def find_robot_file(name: str) -> RobotFile:
     data = path.read_bytes()
     parameters = _parameters(path, data)
     robot, interface = (_text(path, parameters, key) for key in ("robot", "command.interface"))
-    if parameters.get("simulated") is not True:
+    if simulated and parameters.get("simulated") is not True:
         raise NoRobotFile(f"{path}: does not say `simulated: true`; the regression moves simulated arms only")
     return RobotFile(path, robot, interface, hashlib.sha256(data).hexdigest(), _limits(path, interface, parameters))
 

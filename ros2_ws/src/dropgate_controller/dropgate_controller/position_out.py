@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joint commands for a forward_position_controller: set-points at a steady rate, each command's own stop included.
+
+That controller has no stop: it holds the last value. As long as this process lives, an arm that gets no new command
+plays the stop that was in its last one; if the process dies, the arm is stopped by its drives, at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from std_msgs.msg import Float64MultiArray
+
+from dropgate_controller.ticker import Ticker
+from runtime.safety.stream import PositionStream
+from runtime.safety.trajectory import SafeTrajectory
+
+
+class PositionOut:
+    """Plays the newest command in a thread of its own.
+
+    Args:
+        publish: where set-points go.
+        rate_hz: of them.
+        now_s: ROS time [s].
+    """
+
+    def __init__(
+        self, publish: Callable[[Float64MultiArray], None], rate_hz: float, now_s: Callable[[], float]
+    ) -> None:
+        self._publish, self._now_s = publish, now_s
+        self._stream, self._lock = PositionStream(rate_hz), threading.Lock()
+        self._ticker = Ticker(self._turn)
+        self._ticker.start()
+
+    def take(self, command: SafeTrajectory) -> None:
+        """Play this one from now on. Raises ContractError for a twist."""
+        with self._lock:
+            self._stream.take(command)
+
+    def close(self) -> None:
+        """No more set-points after this returns."""
+        self._ticker.stop()
+
+    def _turn(self) -> float:
+        with self._lock:
+            place = self._stream.positions(self._now_s())
+        if place is not None:
+            self._publish(Float64MultiArray(data=place.tolist()))
+        return self._stream.period_s

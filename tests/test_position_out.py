@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joint commands as a stream of set-points over DDS: the command's own curve, its stop included, and then silence."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.ros]
+rclpy = pytest.importorskip("rclpy", reason="ros: rclpy not installed. Next: make install-ros")
+pytest.importorskip("ruckig", reason="control: ruckig not installed. Next: make install-dev (extra `control`)")
+
+from arm_models import seven  # noqa: E402
+from dropgate_controller.outputs import NEWEST  # noqa: E402
+from dropgate_controller.position_out import PositionOut  # noqa: E402
+from filter_world import Cell, joint_spec  # noqa: E402
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
+from rclpy.qos import QoSProfile  # noqa: E402
+from ros_station import wait_for  # noqa: E402
+from std_msgs.msg import Float64MultiArray  # noqa: E402
+from test_filter_properties import smooth  # noqa: E402
+
+RATE_HZ = 250.0
+
+
+def spin(executor: SingleThreadedExecutor) -> None:
+    with contextlib.suppress(ExternalShutdownException):
+        executor.spin()
+
+
+@pytest.fixture
+def heard():
+    """(publisher, list of positions) of a controller that listens over DDS."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("forward_position_double", context=context)
+    got: list[np.ndarray] = []
+    node.create_subscription(
+        Float64MultiArray,
+        "~/commands",
+        lambda m: got.append(np.array(m.data)),
+        QoSProfile(depth=500),
+    )
+    publisher = node.create_publisher(Float64MultiArray, "~/commands", NEWEST)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=spin, args=(executor,), daemon=True)
+    thread.start()
+    wait_for(lambda: publisher.get_subscription_count() > 0, "the controller")
+    yield publisher, got
+    rclpy.shutdown(context=context)
+    thread.join(timeout=5.0)
+
+
+def test_one_command_is_played_to_its_end_at_the_rate_and_then_nothing_is_said(heard):
+    publisher, got = heard
+    cell = Cell(seven(), joint_spec(seven()))
+    command = None
+    for _ in range(30):  # in motion
+        if cell.chunk is None or cell.progress > 0.4:
+            assert cell.offer(smooth(cell)) == ""
+        command = cell.tick()
+        cell.advance(0.02)
+    assert command is not None
+    assert command.moves
+    began = time.monotonic()
+    out = PositionOut(publisher.publish, RATE_HZ, lambda: time.monotonic() - began + command.start_s)
+    try:
+        out.take(command)
+        wait_for(lambda: got and np.allclose(got[-1], command.positions[-1], atol=1e-12), "the end of the stop")
+        wait_for(lambda: time.monotonic() - began > command.times_s[-1] + 0.3, "silence")
+        last = len(got)
+    finally:
+        out.close()
+    places = np.array(got)
+    curve = np.array([command.at(command.start_s + t)[0] for t in np.linspace(0.0, command.times_s[-1], 4000)])
+    away = np.abs(places[:, None] - curve[None]).max(axis=2).min(axis=1)
+    assert away.max() < 1e-4  # every set-point is on the curve
+    assert len(got) == last
+    assert len(places) > 10  # how steady the rate is depends on the machine
+
+
+def test_after_close_nothing_is_sent_although_the_command_goes_on(heard):
+    publisher, got = heard
+    cell = Cell(seven(), joint_spec(seven()))
+    assert cell.offer(smooth(cell)) == ""
+    command = cell.tick()
+    began = time.monotonic()
+    out = PositionOut(publisher.publish, RATE_HZ, lambda: command.start_s + min(0.01, time.monotonic() - began))
+    out.take(command)
+    wait_for(lambda: len(got) > 3, "set-points")
+    out.close()
+    count = len(got)
+    wait_for(lambda: time.monotonic() - began > 0.3, "time to pass")
+    assert len(got) <= count + 2  # what was under way
