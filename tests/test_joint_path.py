@@ -434,3 +434,16 @@ def test_what_is_still_played_when_all_is_forgotten_is_where_the_next_motion_beg
         driven.path._time(at(driven.now))
         driven.now += 0.02
     assert driven.path.braking(at(driven.now, driven.place)) is None
+
+
+def test_clock_that_is_set_does_not_move_the_played_time():
+    driven = Driven()
+    driven.go(10)
+    played, ends = driven.path._time(at(driven.now, driven.place)), driven.path._last.curve.end_s
+    for by in (-50.0, 100.0):
+        driven.path.clock_stepped(by)
+        driven.now += by
+        assert driven.path._time(at(driven.now, driven.place)) == pytest.approx(played)
+    assert driven.path._last.curve.end_s == ends
+    motion = driven.path.braking(driven.situation())
+    assert driven.path.breach(motion, driven.situation()) == ""
