@@ -240,7 +240,7 @@ class ControlLoop:
             return None  # the answer is on its way, and nothing moves meanwhile
         moved = task.moving_since_s is not None
         command = self._brake(now)
-        if command is None and moved and self.machine.can(Event.STARVED) and now > self._command_s + _EDGE_S:
+        if command is None and moved and self.machine.can(Event.STARVED):
             self.machine.happen(Event.STARVED)
         return command
 
