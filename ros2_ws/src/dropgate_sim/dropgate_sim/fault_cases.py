@@ -131,6 +131,14 @@ def _unseen(fault: str) -> Act:
     return make
 
 
+def _hears(wanted: bool) -> Act:
+    return lambda cell: cell.arm.hears_commands(wanted)
+
+
+def _say_nothing(cell: FaultStation) -> None:
+    cell.operator.holding = None
+
+
 def _slider(share: float) -> Act:
     return lambda cell: cell.arm.driver.set_factor(share)
 
@@ -173,9 +181,13 @@ CASES: tuple[FaultCase, ...] = (
     FaultCase("controller SIGKILL", _signal("controller", signal.SIGKILL), undo=_again("controller"), quick=True),
     FaultCase("guard SIGKILL", _signal("guard", signal.SIGKILL), ("permit_lost",), PERMIT_S + SLOW_S, _again("guard"),
               quick=True),
+    FaultCase("guard SIGSTOP", _signal("guard", signal.SIGSTOP), ("permit_lost",), PERMIT_S + SLOW_S, _again("guard")),
+    FaultCase("commands do not arrive", _hears(False), ("not_following",), FOLLOW_S + SLOW_S, _hears(True),
+              note="the arm is off the command topic: it plays the last stop that it was given"),
     FaultCase("second publisher", _rogue, ("command_conflict", "permit_lost"), 1.0, _no_rogue,
               note="discovery by DDS takes its time"),
     FaultCase("enable let go", _let_go, ("enable_lost", "permit_lost"), SLOW_S, _hold),
+    FaultCase("enable falls silent", _say_nothing, ("enable_lost", "permit_lost"), PERMIT_S + SLOW_S, _hold),
     FaultCase("enable bounces", _bounce, ("enable_lost", "permit_lost"), 0.1 + SLOW_S, _hold),
     FaultCase("clock steps ahead", _clock(3.0), ("clock_jump", "observation_stale"), SLOW_S, _clock(0.0)),
     FaultCase("clock steps back", _clock(-3.0), ("clock_jump", "observation_stale", "observation_invalid"), SLOW_S,
