@@ -161,3 +161,19 @@ def test_task_whose_time_is_over_ends_also_where_the_arm_no_longer_follows():
     world.step(60)
     assert controller.state is State.ARMED
     assert controller.incident.cause is StopCause.NONE
+
+
+def test_stop_of_a_robot_that_is_slowed_is_the_one_it_was_given_and_takes_its_time():
+    world = World().ready()
+    world.controller.start("go")
+    world.step(30)
+    plays = [True] * 5
+    world.controller._filter.kind = CommandKind.JOINT_TRAJECTORY
+    world.controller._filter.playing = lambda situation: situation.speed_factor == 0.5 and bool(plays and plays.pop())
+    world.controller.scaled(0.5)
+    world.controller.fault(StopCause.PERMIT_LOST, "the guard")
+    for _ in range(5):
+        assert world.step(1).command is None
+        assert world.controller.state is State.STOPPING
+    assert world.step(1).command is None
+    assert world.controller.state is State.FAULT_LATCHED

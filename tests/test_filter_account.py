@@ -106,6 +106,14 @@ def test_nothing_is_braked_after_all_is_forgotten():
     assert filter_.brake(at(0.02)) is None
 
 
+def test_what_was_commanded_is_played_until_it_is_over():
+    filter_ = made(command_timeout_s=0.1)
+    assert not filter_.playing(at(0.0))
+    filter_.command(filter_.admit(chunk(0.0), at(0.0)), 0.0, at(0.0))
+    assert filter_.playing(at(0.05))
+    assert not filter_.playing(at(0.11))
+
+
 def test_what_the_monitor_stops_is_counted_unless_the_arm_itself_is_elsewhere():
     """A trip is a fault of the planner; an arm that does not follow is none. A stop is never refused for that."""
     filter_ = made()

@@ -256,8 +256,21 @@ def test_scaled_time_is_the_same_motion_played_slower():
     assert cell.filter.trips == 0
 
 
-@pytest.mark.parametrize("by_s", [-3.0, 3.0])
-def test_a_stop_goes_on_where_the_arm_is_although_the_clock_was_set(by_s):
+def test_a_clock_that_is_set_ahead_ends_the_commands_and_the_arm_plays_its_stop():
+    cell = Cell(ARM, SPEC)
+    assert cell.offer(smooth(cell)) == ""
+    for _ in range(20):
+        cell.tick()
+        cell.advance(0.02)
+    cell.now += 3.0
+    cell.filter.clock_stepped(3.0)
+    assert cell.tick(brake=True) is None
+    cell.silence()
+    assert not cell.record.breaches(), cell.record.worst
+
+
+def test_a_stop_goes_on_where_the_arm_is_although_the_clock_was_set_back():
+    by_s = -3.0
     cell = Cell(ARM, SPEC)
     assert cell.offer(smooth(cell)) == ""
     for _ in range(20):
@@ -271,6 +284,24 @@ def test_a_stop_goes_on_where_the_arm_is_although_the_clock_was_set(by_s):
     cell.silence()
     assert not cell.record.breaches(), cell.record.worst
     assert cell.filter.trips == 0
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_the_last_command_plays_until_its_stop_is_over_in_the_controllers_time(factor):
+    cell = Cell(ARM, SPEC)
+    assert cell.offer(smooth(cell)) == ""
+    for _ in range(20):
+        command = cell.tick()
+        cell.advance(0.02)
+    ticks = 0
+    cell.factor = factor
+    while cell.filter.playing(cell.situation()):
+        cell.advance(0.02, factor)
+        ticks += 1
+    left = (float(command.times_s[-1]) - 0.02) / factor
+    assert ticks == pytest.approx(left / 0.02, abs=1.5)
+    assert not cell.filter.playing(cell.situation())
+    assert cell.filter.brake(cell.situation()) is None
 
 
 def test_a_stream_of_positions_is_the_command_and_ends_with_it():

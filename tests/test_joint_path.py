@@ -436,14 +436,32 @@ def test_what_is_still_played_when_all_is_forgotten_is_where_the_next_motion_beg
     assert driven.path.braking(at(driven.now, driven.place)) is None
 
 
-def test_clock_that_is_set_does_not_move_the_played_time():
+def test_clock_that_is_set_back_does_not_move_the_played_time():
     driven = Driven()
     driven.go(10)
     played, ends = driven.path._time(at(driven.now, driven.place)), driven.path._last.curve.end_s
-    for by in (-50.0, 100.0):
-        driven.path.clock_stepped(by)
-        driven.now += by
-        assert driven.path._time(at(driven.now, driven.place)) == pytest.approx(played)
+    driven.path.clock_stepped(-50.0)
+    driven.now -= 50.0
+    assert driven.path._time(at(driven.now, driven.place)) == pytest.approx(played)
     assert driven.path._last.curve.end_s == ends
     motion = driven.path.braking(driven.situation())
     assert driven.path.breach(motion, driven.situation()) == ""
+
+
+def test_what_was_sent_has_played_to_its_stop_once_the_clock_was_set_ahead():
+    driven = Driven()
+    driven.go(10)
+    driven.path.clock_stepped(100.0)
+    driven.now += 100.0
+    assert driven.path.braking(at(driven.now, driven.place)) is None
+
+
+def test_what_was_sent_plays_until_the_end_of_its_stop_in_the_controllers_own_time():
+    driven = Driven()
+    assert not driven.path.playing(driven.situation())
+    driven.go(10)
+    left = driven.path._last.curve.end_s - driven.path._time(driven.situation())
+    now = driven.now
+    assert driven.path.playing(at(now + left, driven.place, speed_factor=0.5))
+    assert driven.path.playing(at(now + left + 2 * (left / 2 - 0.01), driven.place, speed_factor=0.5))
+    assert not driven.path.playing(at(now + left + 2 * (left / 2), driven.place, speed_factor=0.5))

@@ -183,6 +183,14 @@ def test_nothing_is_left_to_stop_once_the_receiver_has_timed_out_or_all_is_forgo
     assert made.braking(at(0.02)) is None
 
 
+def test_a_twist_is_played_until_its_receiver_times_out():
+    assert not path().playing(at(0.0))
+    made = moving(six(4, 0.2))
+    assert made.playing(at(0.1))
+    assert not made.playing(at(0.101))
+    assert not moving(np.zeros(6)).playing(at(0.0))
+
+
 # ---- the last look --------------------------------------------------------------------------------------------------
 
 

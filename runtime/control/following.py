@@ -110,9 +110,15 @@ class FollowedLoop(ControlLoop):
         return super()._commanded(command, now)
 
     def _brake(self, now: float) -> SafeTrajectory | None:
-        """A robot at speed 0 plays nothing: its own stop holds it; what is left of ours must not be played later."""
-        if self.speed_factor > 0.0:
+        """A robot that is slowed plays the stop of the last command in its own time, and is sent nothing: a controller
+        begins each new trajectory by absolute time, so every message would jolt. At speed 0 its own stop holds it, and
+        what is left of ours must not be played later."""
+        if self.speed_factor >= 1.0 or (self.speed_factor > 0.0 and self._filter.kind is CommandKind.TWIST):
             return super()._brake(now)
+        if self.speed_factor > 0.0 and self._filter.playing(
+            Situation(now, Measured(now), speed_factor=self.speed_factor)
+        ):
+            return None
         if self.machine.can(Event.AT_REST):
             self.machine.happen(Event.AT_REST)
             self._forget()

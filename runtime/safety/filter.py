@@ -121,6 +121,10 @@ class SafetyFilter:
         self._path.forget()
         self._newest_s = -np.inf
 
+    def playing(self, situation: Situation) -> bool:
+        """The last command is not over yet, if nothing else is sent."""
+        return self._path.playing(situation)
+
     def clock_stepped(self, by_s: float) -> None:
         """The clock was set: what has been commanded was so much later (negative: earlier) in the new time [s]."""
         self._path.clock_stepped(by_s)

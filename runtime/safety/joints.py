@@ -157,9 +157,14 @@ class JointPath:
             going_on = self._played_s < self._last.curve.end_s
             self._last = replace(self._last, plan=None, forgotten=True) if going_on else None
 
+    def playing(self, situation: Situation) -> bool:
+        """Until the end of its stop, in the controller's own time."""
+        return self._last is not None and self._time(situation) < self._last.curve.end_s - NEAR_S
+
     def clock_stepped(self, by_s: float) -> None:
-        """The played time goes on as if nothing had happened."""
-        self._now_s += by_s
+        """Set back: the played time goes on as if nothing had happened, and a stop is sent in the new time, because a
+        command that was under way would be played too early. Set ahead: what was sent plays to its own stop."""
+        self._now_s += min(0.0, by_s)
 
     def _time(self, situation: Situation) -> float:
         """The played time now; it never runs backwards."""

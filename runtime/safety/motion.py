@@ -139,6 +139,9 @@ class CommandPath(Protocol):
     def forget(self) -> None:
         """Nothing has been commanded: the robot rests where it is."""
 
+    def playing(self, situation: Situation) -> bool:
+        """What was commanded last is still being played, if nothing else comes."""
+
     def clock_stepped(self, by_s: float) -> None:
         """The clock was set by so much [s]: what was kept in the old time moves with it."""
 

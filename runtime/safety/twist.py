@@ -102,6 +102,10 @@ class TwistPath:
         """At rest."""
         self._last, self._last_s = _REST, -np.inf
 
+    def playing(self, situation: Situation) -> bool:
+        """Until the receiver times out."""
+        return bool(self._current(situation.now_s).any())
+
     def clock_stepped(self, by_s: float) -> None:
         """The last twist was sent so much later in the new time."""
         self._last_s += by_s

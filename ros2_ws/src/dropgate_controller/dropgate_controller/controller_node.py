@@ -7,6 +7,7 @@ deactivate stops first. In shadow mode (`enable_motion` false) there is no comma
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -77,6 +78,8 @@ class ControllerNode(Node):
             self._connect(loaded)
             self.loaded = loaded
         self.publish_status()
+        gc.collect()
+        gc.freeze()  # no tick waits for a look at all that was just loaded
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -104,6 +107,7 @@ class ControllerNode(Node):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the artifact and end its worker."""
         self._tear_down()
+        gc.unfreeze()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:

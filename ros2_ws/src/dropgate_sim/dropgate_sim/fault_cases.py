@@ -27,7 +27,9 @@ FOLLOW_S = 0.05 / 0.1 + 0.15 + 0.1 + 0.5  # the distance that may last at MOVING
 PERMIT_S, PAUSE_S, ANSWER_S, LATE_S = 0.2, 0.6, 1.0, 0.7  # fault_artifact.parameters
 
 
-JOLTS = "until the stop each message jolts: the controller takes it by absolute time, whatever its own scaling"
+UNDER_WAY = "accelerations are shown, not judged: "
+JOLTS = UNDER_WAY + "until the slowing is heard of, a message jolts, because the controller begins it by absolute time"
+BACK = UNDER_WAY + "the command that is under way when the clock is set back is played by the new clock, too early"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class FaultCase:
         detect_s: see the module; None where nobody is left to say it.
         goes_on: the task must not stop.
         quick: part of the subset that CI runs.
-        vendor: the robot's own safety brakes, harder than a program may: accelerations are shown, not judged.
+        vendor: accelerations are shown, not judged: the robot's own safety brakes, harder than a program may, or `note`
+            says what nobody can recall.
     """
 
     name: str
@@ -128,6 +131,14 @@ def _unseen(fault: str) -> Act:
     return make
 
 
+def _hears(wanted: bool) -> Act:
+    return lambda cell: cell.arm.hears_commands(wanted)
+
+
+def _say_nothing(cell: FaultStation) -> None:
+    cell.operator.holding = None
+
+
 def _slider(share: float) -> Act:
     return lambda cell: cell.arm.driver.set_factor(share)
 
@@ -170,19 +181,24 @@ CASES: tuple[FaultCase, ...] = (
     FaultCase("controller SIGKILL", _signal("controller", signal.SIGKILL), undo=_again("controller"), quick=True),
     FaultCase("guard SIGKILL", _signal("guard", signal.SIGKILL), ("permit_lost",), PERMIT_S + SLOW_S, _again("guard"),
               quick=True),
+    FaultCase("guard SIGSTOP", _signal("guard", signal.SIGSTOP), ("permit_lost",), PERMIT_S + SLOW_S, _again("guard")),
+    FaultCase("commands do not arrive", _hears(False), ("not_following",), FOLLOW_S + SLOW_S, _hears(True),
+              note="the arm is off the command topic: it plays the last stop that it was given"),
     FaultCase("second publisher", _rogue, ("command_conflict", "permit_lost"), 1.0, _no_rogue,
               note="discovery by DDS takes its time"),
     FaultCase("enable let go", _let_go, ("enable_lost", "permit_lost"), SLOW_S, _hold),
+    FaultCase("enable falls silent", _say_nothing, ("enable_lost", "permit_lost"), PERMIT_S + SLOW_S, _hold),
     FaultCase("enable bounces", _bounce, ("enable_lost", "permit_lost"), 0.1 + SLOW_S, _hold),
     FaultCase("clock steps ahead", _clock(3.0), ("clock_jump", "observation_stale"), SLOW_S, _clock(0.0)),
     FaultCase("clock steps back", _clock(-3.0), ("clock_jump", "observation_stale", "observation_invalid"), SLOW_S,
-              _clock(3.0)),
+              _clock(3.0), vendor=True, note=BACK),
     FaultCase("protective stop", _stream("protective_stop"), ("permit_lost", "not_following"), 0.1 + SLOW_S, _healthy,
               quick=True, vendor=True),
     FaultCase("program stop", _stream("program_stop"), ("permit_lost", "not_following"), 0.1 + SLOW_S, _healthy,
               vendor=True),
     FaultCase("protective stop unseen", _unseen("protective_stop"), ("not_following",), FOLLOW_S + SLOW_S, _healthy,
               vendor=True, note="the driver does not tell: only the distance between command and arm does"),
-    FaultCase("speed slider at half", _slider(0.5), ("permit_lost",), 0.1 + SLOW_S, _slider(1.0), note=JOLTS),
+    FaultCase("speed slider at half", _slider(0.5), ("permit_lost",), 0.1 + SLOW_S, _slider(1.0), vendor=True,
+              note=JOLTS),
     FaultCase("stop called", lambda cell: cell.operator.stop(), ("stop_requested",), SLOW_S),
 )  # fmt: skip

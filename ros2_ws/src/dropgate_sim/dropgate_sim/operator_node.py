@@ -45,7 +45,7 @@ class OperatorNode(Node):
         self._alive, self._patience_s = alive, patience_s
         self.status: RuntimeStatus | None = None
         self.first_cause: tuple[str, int] | None = None  # and the controller's time at which it said so [ns]
-        self.holding = True  # the enabling input
+        self.holding: bool | None = True  # the enabling input; None: nothing is said
         self._change = self.create_client(ChangeState, "/dropgate_controller/change_state")
         self._get = self.create_client(GetState, "/dropgate_controller/get_state")
         self._set_armed = self.create_client(SetBool, "/dropgate_controller/arm")
@@ -126,7 +126,8 @@ class OperatorNode(Node):
         self.wait(client.service_is_ready, client.srv_name)
 
     def _hold(self) -> None:
-        self._enable.publish(Bool(data=self.holding))
+        if self.holding is not None:
+            self._enable.publish(Bool(data=self.holding))
 
     def _hear(self, message: RuntimeStatus) -> None:
         self.status = message

@@ -100,7 +100,8 @@ class SimArmNode(Node):
         self.hold_enable = self._given["hold_enable"]
         self._due: dict[str, int] = {}
         self._advertise()
-        self.create_subscription(JointTrajectory, self._given["command_topic"], self._on_trajectory, ALL)
+        self._commands: Any = None
+        self.hears_commands(True)
         self.create_subscription(
             Float64, "~/set_speed_scaling", lambda message: self.driver.set_factor(message.data), NEWEST
         )
@@ -120,6 +121,15 @@ class SimArmNode(Node):
     def _arm_ns(self, wall_ns: int) -> int:
         """The arm's time at an instant of the machine's."""
         return self._start_ns + round((wall_ns - self._wall_ns) * self._given["real_time_factor"])
+
+    def hears_commands(self, wanted: bool) -> None:
+        """Listen on the command topic, or be off it, as an arm that has lost its network is."""
+        if wanted and self._commands is None:
+            topic = self._given["command_topic"]
+            self._commands = self.create_subscription(JointTrajectory, topic, self._on_trajectory, ALL)
+        elif not wanted and self._commands is not None:
+            self.destroy_subscription(self._commands)
+            self._commands = None
 
     def inject(self, fault: str) -> None:
         """From now on, instead of the fault before; `none` is a healthy arm. Raises ValueError for other words."""
