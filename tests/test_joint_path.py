@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from arm_models import seven
+from filter_world import joint_spec
 
 from runtime.contract.action import ActionDim, ActionSpec
 from runtime.contract.chunk import ActionChunk
@@ -465,3 +467,31 @@ def test_what_was_sent_plays_until_the_end_of_its_stop_in_the_controllers_own_ti
     assert driven.path.playing(at(now + left, driven.place, speed_factor=0.5))
     assert driven.path.playing(at(now + left + 2 * (left / 2 - 0.01), driven.place, speed_factor=0.5))
     assert not driven.path.playing(at(now + left + 2 * (left / 2), driven.place, speed_factor=0.5))
+
+
+def test_way_onto_a_path_stays_below_the_limits_and_comes_near_to_each():
+    """So that the monitor, which looks at the limits themselves, has nothing to refuse."""
+    reached = np.zeros(3)
+    for far in np.linspace(0.005, 1.9, 150):
+        path = made(max_start_jump_rad=2.0)
+        goal = np.array([0.0, far])
+        admitted = path.admit(chunk(np.tile(goal, (H, 1))), at())
+        plan = path._plan(admitted, 0.0, path._head(at()), 1.0)
+        if plan is None:
+            continue
+        _, v, a = plan.curve.at(np.linspace(plan.curve.start_s, plan.curve.end_s, 400))
+        top = np.array([np.abs(v).max() / 1.0, np.abs(a).max() / 4.0, np.abs(plan.curve.jerks()).max() / 40.0])
+        assert np.all(top <= np.array([0.98, 0.95, 0.95]))
+        reached = np.maximum(reached, top)
+    assert np.all(reached > 0.85)
+
+
+def test_arm_without_tool_limits_has_its_joint_limits_alone():
+    arm = seven()
+    limits = replace(arm.limits, tool=None)
+    path = JointPath(joint_spec(arm), limits, TIMING, arm.kinematics)
+    home = dict(zip(limits.names, arm.home, strict=True))
+    rest = Situation(0.0, Measured(0.0, home), Measured(0.0, home))
+    values = np.tile(arm.home, (joint_spec(arm).horizon, 1)).astype(np.float32)
+    admitted = path.admit(ActionChunk(values, 0.0, DT, limits.names), rest)
+    assert (admitted.time_scale, admitted.ended_by) == (1.0, "")
