@@ -105,9 +105,12 @@ def test_each_limit_counts_for_each_joint_and_direction_to_a_thousandth(joint, s
 
 @pytest.mark.parametrize(("name", "order"), [("velocity", 1), ("acceleration", 2), ("jerk", 3)])
 def test_what_reaches_a_limit_does_not_break_it(name, order):
+    """As sampled at the very 500 Hz."""
     played = swing()
-    limits = replace(FREE, **{name: (reached(played)[order], 1e6)})
-    assert Monitor(limits, None).objection(played, None, 0.0) == ""
+    top = float(np.abs(played.sample(np.append(np.arange(0.0, 1.0, 0.002), 1.0))[order]).max())
+    for share, objected in ((1.0, False), (0.998, True)):
+        limits = replace(FREE, **{name: (share * top, 1e6)})
+        assert bool(Monitor(limits, None).objection(played, None, 0.0)) is objected
 
 
 def test_exactly_a_limit_is_within_it_and_rounding_too():
