@@ -119,6 +119,7 @@ def test_gripper_goes_with_its_row(sign, opening):
     admitted = path.admit(chunk(values, of), at())
     assert len(admitted.gripper) == H
     assert path.toward(admitted, 0.16, at(), 1.0).gripper == opening
+    assert path.toward(admitted, 0.0, at(), 1.0).gripper == admitted.gripper[0] in (0.0, 1.0)
 
 
 def test_rows_before_the_first_one_out_of_range_are_used():
@@ -495,3 +496,31 @@ def test_arm_without_tool_limits_has_its_joint_limits_alone():
     values = np.tile(arm.home, (joint_spec(arm).horizon, 1)).astype(np.float32)
     admitted = path.admit(ActionChunk(values, 0.0, DT, limits.names), rest)
     assert (admitted.time_scale, admitted.ended_by) == (1.0, "")
+
+
+def test_chunk_whose_tool_is_outside_its_box_from_the_first_is_refused_with_where_it_is():
+    arm = seven()
+    high = float(arm.kinematics.places(arm.home[None]).tcp[0, 2])
+    tool = replace(arm.limits.tool, workspace_high=(9.0, 9.0, high - 0.01))
+    path = JointPath(joint_spec(arm), replace(arm.limits, tool=tool), TIMING, arm.kinematics)
+    home = dict(zip(arm.limits.names, arm.home, strict=True))
+    values = np.tile(arm.home, (joint_spec(arm).horizon, 1)).astype(np.float32)
+    with pytest.raises(ChunkRejected, match="the tool would be at"):
+        path.admit(
+            ActionChunk(values, 0.0, DT, arm.limits.names), Situation(0.0, Measured(0.0, home), Measured(0.0, home))
+        )
+
+
+def test_path_of_a_chunk_that_is_cut_at_the_tools_box_ends_with_its_last_row():
+    arm = seven()
+    spec_ = joint_spec(arm)
+    line = arm.home + np.arange(1, spec_.horizon + 1)[:, None] * DT * 0.1 * np.eye(7)[1]
+    heights = arm.kinematics.places(line).tcp[:, 2]
+    assert heights[-1] < heights[0]
+    tool = replace(arm.limits.tool, workspace_low=(-9.0, -9.0, float(heights[30])), workspace_high=(9.0, 9.0, 9.0))
+    path = JointPath(spec_, replace(arm.limits, tool=tool), TIMING, arm.kinematics)
+    seen_ = Measured(0.0, dict(zip(arm.limits.names, arm.home, strict=True)))
+    admitted = path.admit(ActionChunk(line.astype(np.float32), 0.0, DT, arm.limits.names), Situation(0.0, seen_, seen_))
+    assert admitted.time_scale == 1.0, "slow enough as it is"
+    assert 25 <= len(admitted.rows) < 30
+    assert admitted.path.end_s == pytest.approx(len(admitted.rows) * DT)
