@@ -63,7 +63,7 @@ class Row:
         success: the goal was reached within the steps that the gate gives; late: only after them.
         rejected: chunks by cause, `why` in the filter's words; cut: admitted in part.
         scaled: commands slower than the policy meant; changed: equal to none of the chunk's rows at their tempo.
-        end: where the tool stood after the last step [m]; the simulator is deterministic.
+        end: where the tool stood after the last step that counts [m]; the simulator is deterministic.
         cause, text: of the task, if it ended by itself.
     """
 
@@ -190,15 +190,16 @@ class Filtered:
         self._controller = Controller(self._setup.settings, self._filter, self._buffer, link, self._clock, self._wall)
         self._tally, self._chunk = Counter[str](), None
         self._see(state)
-        task = self._begin()
+        task, end = self._begin(), list[float]()
         while state.steps < PATIENCE * max_steps and not state.success and self._controller.state in MOVING:
             state = self._step()
+            end = state.tcp_position.tolist() if state.steps <= max_steps else end
         return Row(
             arm, *pair, success=state.success and state.steps <= max_steps, steps=state.steps, chunks=task.chunks,
             late=state.success and state.steps > max_steps, admitted=self._filter.admitted,
             rejected={cause.value: n for cause, n in self._filter.rejected.items()}, why=self._filter.why,
             trips=self._filter.trips, commands=task.commands, scaled=self._tally["scaled"],
-            changed=self._tally["changed"], cut=self._tally["cut"], end=state.tcp_position.tolist(),
+            changed=self._tally["changed"], cut=self._tally["cut"], end=end,
             cause=task.cause.value, text=task.text[:400], wall_s=round(time.perf_counter() - began, 3),
         )  # fmt: skip
 
