@@ -3,7 +3,8 @@
 
     export PYTHONPATH=.:ros2_ws/src/dropgate_sim OMP_NUM_THREADS=1
     python benchmarks/filter_closed_loop.py ARTIFACT --output FOLDER --pairs 200 --json out.json
-    python benchmarks/filter_closed_loop.py ARTIFACT --output FOLDER --arms off,on,latency,ramp,wide,slow --pairs 60
+    python benchmarks/filter_closed_loop.py ARTIFACT --output FOLDER --arms off,on,latency,slow --pairs 60
+    python benchmarks/filter_closed_loop.py ARTIFACT --output FOLDER --arms off,latency,wide,ramp --scenes 1:39,2:4
 
 Same policy, same scenes and seeds, paired. Off is the gate's rollout; on is the real controller and filter with the
 limits of the robot's file, in the simulation's time (`filter_arms.py` says how). The other arms change one thing each
@@ -78,6 +79,8 @@ def measure(given: argparse.Namespace, arms: Sequence[str]) -> dict[str, Any]:
     if not 1 <= given.pairs <= len(plan.order):
         raise SystemExit(f"--pairs is {given.pairs}, the suite {spec.suite!r} has 1 to {len(plan.order)} scenes")
     pairs = plan.order[: given.pairs]
+    if given.scenes:
+        pairs = tuple(pair for pair in plan.order if f"{pair.task}:{pair.state}" in given.scenes.split(","))
     setups = {arm: setup_of(artifact, given.robot, arm) for arm in arms if arm != OFF}
     rows = Rows(given.output, {
         "artifact": artifact.manifest.artifact_id, "suite": spec.suite, "seed": given.seed, "robot": given.robot.stem,
@@ -207,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--scenes", default="", metavar="TASK:STATE,...", help="these instead: to ablate what differed")
     parser.add_argument("--arms", default=f"{OFF},{ON}", help=f"of {', '.join(ARMS)}; {OFF} is always run")
     parser.add_argument("--suite", default="dropgate_tabletop")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the scenes")
