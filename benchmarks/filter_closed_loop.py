@@ -81,6 +81,9 @@ def measure(given: argparse.Namespace, arms: Sequence[str]) -> dict[str, Any]:
     pairs = plan.order[: given.pairs]
     if given.scenes:
         pairs = tuple(pair for pair in plan.order if f"{pair.task}:{pair.state}" in given.scenes.split(","))
+    if not pairs:
+        raise SystemExit(f"--scenes {given.scenes}: none of them is a scene of {spec.suite!r}, expected TASK:STATE")
+    asked = frozenset(pairs)
     setups = {arm: setup_of(artifact, given.robot, arm) for arm in arms if arm != OFF}
     rows = Rows(given.output, {
         "artifact": artifact.manifest.artifact_id, "suite": spec.suite, "seed": given.seed, "robot": given.robot.stem,
@@ -98,7 +101,7 @@ def measure(given: argparse.Namespace, arms: Sequence[str]) -> dict[str, Any]:
                             rows.append(unfiltered(robot, policy, pair, cap, spec.open_loop))
                         else:
                             rows.append(filtered[arm].run(arm, pair, cap))
-                    done = [row for row in rows.found.values() if row.arm in arms]
+                    done = [row for row in rows.found.values() if row.arm in arms and Pair(*row.key[1:]) in asked]
                     won = {a: sum(row.success for row in done if row.arm == a) for a in arms}
                     bar.update(len(done), len(pairs) * len(arms), ", ".join(f"{a} {n}" for a, n in won.items()))
     finally:
