@@ -92,3 +92,35 @@ def test_engine_gate_names_what_it_needs(tmp_path: Path) -> None:
     assert unknown.returncode == 2
     assert "found 'warp', available" in unknown.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.sim
+def test_filter_closed_loop_is_paired_bit_for_bit_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    from worker_factory import with_large_images
+
+    artifact, folder, out = with_large_images(tmp_path, 32).root, tmp_path / "out", tmp_path / "out.json"
+    arguments = (artifact, "--output", folder, "--max-steps", 12, "--json", out, "--quiet")
+    first = script("filter_closed_loop.py", *arguments, "--pairs", 1)
+    assert first.returncode == 0, first.stderr
+    kept = (folder / "rows.jsonl").read_bytes()
+    (folder / "rows.jsonl").write_bytes(kept + b'{"arm": "on", torn')
+    second = script("filter_closed_loop.py", *arguments, "--pairs", 2, "--arms", "off,on,slow")
+    assert second.returncode == 0, second.stderr
+    assert (folder / "rows.jsonl").read_bytes().startswith(kept)
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    ends = {(row["arm"], row["task"], row["state"]): row["end"] for row in rows}
+    assert len(rows) == len(ends) == 6
+    arms = json.loads(out.read_text())["arms"]
+    assert arms["on"]["same_end"] == 2, "in lockstep a command that nothing slows arrives as it was meant"
+    assert arms["on"]["scaled_share"] == arms["on"]["changed_share"] == 0.0
+    assert arms["on"]["rejected"] == {}
+    assert arms["on"]["admitted"] == arms["on"]["chunks"] > 0
+    slow = arms["slow"]
+    assert slow["same_end"] == 0, "limits that bite are seen at the arm"
+    assert slow["rejected"] == {"chunk_rejected": 6}, "three in a row are a fault, in both scenes"
+    assert slow["reject_share"] == 1.0
+    assert slow["why_rejected"][0][0].startswith("chunk_rejected: the chunk would have to be slowed")
+    assert slow["failures"][0][0].startswith("chunk_rejected: 3 chunks in a row")
+    other = script("filter_closed_loop.py", *arguments, "--pairs", 2, "--seed", 1)
+    assert other.returncode == 1
+    assert "holds another run: seed differ" in other.stderr
