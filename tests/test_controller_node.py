@@ -245,7 +245,7 @@ def test_a_policy_that_answers_too_late_for_its_horizon_is_refused_with_the_numb
 )
 def test_a_simulated_arm_is_commanded_only_where_no_real_one_listens(tmp_path, topic, remap, allowed):
     """So that `simulated` cannot be set for a real arm by mistake, also not together with a remapped topic."""
-    from dropgate_controller import parameters
+    from dropgate_controller import declared, parameters
     from rclpy.lifecycle import Node
 
     values = {**PARAMETERS, "artifact": "/somewhere", "simulated": True, "command.topic": topic, "gripper.topic": ""}
@@ -255,7 +255,7 @@ def test_a_simulated_arm_is_commanded_only_where_no_real_one_listens(tmp_path, t
     arguments = ["--ros-args", "--params-file", str(tmp_path / "p.yaml"), *remap]
     node = Node("dropgate_controller", context=context, cli_args=arguments)
     try:
-        parameters.declare(node)
+        declared.declare(node)
         if allowed:
             assert parameters.read(node, policy_spec()).world is parameters.World.SIMULATED
         else:

@@ -25,7 +25,8 @@ def test_shipped_robot_is_sound_and_waits_for_its_cell(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert all(lines[line.number - 1].strip() == line.text for line in report.cell)
     said = " ".join(line.text for line in report.cell)
-    for what in ("agentview", "wrist", "workspace_low", "workspace_high", "gripper", "source per number"):
+    open_ = ("agentview", "wrist", "workspace_low", "workspace_high", "gripper", "source per number")
+    for what in (*open_, "tcp: ", "cell: ", "elbow_low", "tilt_rad"):
         assert what in said
     assert main(["check-robot", str(path)]) == 1
     assert main(["check-robot", str(path), "--template"]) == 0
@@ -65,6 +66,12 @@ CONTRADICTIONS = {
     "operator's word": (r"robot: kuka_lbr\n", "robot: kuka_lbr\n    enable_motion: true\n", "the operator's to say"),
     "no facts": (r"^dropgate_robot:", "other:", "section dropgate_robot is missing"),
     "set-points to nobody": (r"interface: joint_trajectory", "interface: forward_position", "heard on .../commands"),
+    "nameless tool": (r"      tcp: lbr_link_ee.*\n", "", "kinematics.tcp is None"),
+    "tool at the elbow": (r"tcp: lbr_link_ee", "tcp: lbr_link_4", "three different links"),
+    "another base": (r"base: lbr_link_0", "base: world", "whose box is the workspace"),
+    "no topic": (r"description_topic: \S+", 'description_topic: ""', "kinematics.description_topic is ''"),
+    "links from nowhere": (r"      kinematics: [^\n]+\n(        lbr_fri.*\n)?", "", "expected source.kinematics"),
+    "half an elbow": (r"      # CELL elbow_low.*", "      elbow_low: [0.0, 0.0, 0.0]", "found ['elbow_low']"),
     "no text": (r"      topic: /lbr/joint_traj.*\n", "", "command.topic is None"),
 }
 

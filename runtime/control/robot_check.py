@@ -32,6 +32,7 @@ SOURCES = {
     "sheet.joint_velocity": "source.joint_velocity", "sheet.joint_acceleration": "source.joint_acceleration",
     "sheet.joint_jerk": "source.joint_jerk", "sheet.tcp_speed": "source.tcp_speed", "driver.package": "source.driver",
 }  # fmt: skip
+LINKS = ("base", "tcp", "elbow")
 OPERATORS = ("artifact", "enable_motion", "require_regression", "simulated", "trust_store", "station_policy")
 _ROUNDING = 1e-3
 
@@ -198,6 +199,30 @@ def _space(file: RobotFile) -> Iterator[str]:
         yield f"the workspace begins {nearest:.2f} m from the base, but the arm reaches {reach} m"
 
 
+def _kinematics(file: RobotFile) -> Iterator[str]:
+    """The links by which joint commands are kept in the box; what they are called is the maker's."""
+    given, facts = file.controller, file.facts
+    if given["command.interface"] == "twist":
+        return
+    links = [given.get(f"kinematics.{name}") for name in LINKS]
+    for name, link in zip(LINKS, links, strict=True):
+        if not (isinstance(link, str) and link):
+            yield f"kinematics.{name} is {link!r}, expected a link of the maker's description: joint commands need it"
+    if len(set(links)) != len(links):
+        yield f"kinematics: {', '.join(LINKS)} are {links}, expected three different links"
+    if links[0] != given["command.frame"]:
+        yield f"kinematics.base is {links[0]!r}, command.frame {given['command.frame']!r}: whose box is the workspace?"
+    topic = given.get("kinematics.description_topic", "/robot_description")
+    if not given.get("kinematics.urdf") and not str(topic).startswith("/"):
+        yield f"kinematics.description_topic is {topic!r}, expected a topic, or a file in kinematics.urdf"
+    if not str(facts.get("source.kinematics", "")).strip():
+        yield f"{FACTS}: kinematics has no source; expected source.kinematics: which description, at which commit"
+    for names in (("elbow_low", "elbow_high"), ("approach", "tilt_rad")):
+        there = [name for name in names if f"limits.{name}" in given]
+        if len(there) == 1:
+            yield f"limits.{names[0]} and limits.{names[1]}: found {there}, expected both or none"
+
+
 def _stopping(file: RobotFile) -> Iterator[str]:
     longest = _stop_s(file)
     if longest is not None and longest > LONGEST_STOP_S:
@@ -213,7 +238,9 @@ def _stop_s(file: RobotFile) -> float | None:
     return float(given.get("limits.commit_s", 0.1)) + max(float(v / a + a / j) for v, a, j in lists)
 
 
-_CHECKS: tuple[Callable[[RobotFile], Iterator[str]], ...] = (_sources, _names, _wiring, _limits, _space, _stopping)
+_CHECKS: tuple[Callable[[RobotFile], Iterator[str]], ...] = (
+    _sources, _names, _wiring, _kinematics, _limits, _space, _stopping,
+)  # fmt: skip
 
 
 def _list(found: Any) -> list[Any]:

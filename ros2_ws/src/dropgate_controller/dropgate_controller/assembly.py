@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rclpy.lifecycle import Node
 
-from dropgate_controller import parameters
+from dropgate_controller import description, parameters
 from dropgate_controller.gatekeeper import Gatekeeper, note_refusal
 from dropgate_controller.node_time import NodeTime
 from dropgate_controller.policy_link import WorkerLink
@@ -81,7 +81,7 @@ def _setup(node: Node, artifact: Artifact, station: parameters.Station) -> Setup
     needs_tcp = station.kind is CommandKind.TWIST
     return Setup(
         policy, station.limits, station.timing, station.settings, station.state, station.joint_names, needs_tcp, about,
-        parameters.arm(node, station), artifact.normalizers().action,
+        description.arm(node, station), artifact.normalizers().action,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from rclpy.lifecycle import LifecycleState, Node, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import SetBool, Trigger
 
-from dropgate_controller import conversions, parameters, reports
+from dropgate_controller import conversions, declared, parameters, reports
 from dropgate_controller.assembly import Loaded, assemble, start
 from dropgate_controller.lifecycle import refuse_wrong_transitions
 from dropgate_controller.node_runner import run_node
@@ -49,7 +49,7 @@ class ControllerNode(Node):
     def __init__(self) -> None:
         super().__init__("dropgate_controller")
         sys.setswitchinterval(SWITCH_S)
-        parameters.declare(self)
+        declared.declare(self)
         self.lock = threading.RLock()
         self.loaded: Loaded | None = None
         self.steady = RosClock(clock_type=ClockType.STEADY_TIME)  # goes on while simulated time stands still
