@@ -57,6 +57,7 @@ CONTRADICTIONS = {
     "jerk forgotten": (r"      # CELL joint_jerk: .*\n", "", "sheet.joint_jerk is missing"),
     "deaf guard": (r"      program_topic: \"\"", "      program_topic: /running", "watches ''"),
     "deaf controller": (r"      scaling_topic: \"\"", "      scaling_topic: /speed", "does not say so"),
+    "deaf to safety": (r"      safety_topic: \"\"", "      safety_topic: /s", "driver's driver.safety_topic is '/s'"),
     "unknown adapter": (r"adapter: generic", "adapter: magic", "driver.adapter is 'magic'"),
     "unknown joint": (r"joint\.lbr_A7", "joint.lbr_A8", "joint.lbr_A8, which is not among"),
     "unknown state": (r"joint\.lbr_A7", "tcp.w", "state reads 'tcp.w'"),

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.control.driver_words import ADAPTERS, PARAMETERS, ears
 from runtime.control.robot_file import CONTROLLER, FACTS, GUARD, CellLine, RobotFile, read_robot_file
 
-ADAPTERS = ("ur", "franka", "xarm", "generic")
 INTERFACES, TRANSPORTS = ("joint_trajectory", "forward_position", "twist"), ("raw", "compressed")
 REDUCED_M_S = 0.25  # ISO 10218-1's reduced speed: a default here, no compliance
 LONGEST_STOP_S = 1.0
@@ -151,7 +151,7 @@ def _wiring(file: RobotFile) -> Iterator[str]:
     for name in ("command.topic", "joints.topic"):
         if guard[name] != given[name]:
             yield f"{GUARD} watches {name} {guard[name]}, {CONTROLLER} uses {given[name]}"
-    for name in ("driver.program_topic", "driver.scaling_topic"):
+    for name in ("driver.program_topic", "driver.scaling_topic", "driver.safety_topic", "driver.mode_topic"):
         if facts.get(name, "") != guard.get(name, ""):
             yield f"the driver's {name} is {facts.get(name, '')!r}, but {GUARD} watches {guard.get(name, '')!r}"
     scaling = facts.get("driver.scaling_topic", "")
@@ -159,8 +159,22 @@ def _wiring(file: RobotFile) -> Iterator[str]:
         yield f"the driver reports its speed scaling on {scaling!r}, but driver.scaling_topic does not say so"
     if given.get("require_enable") is not True or guard.get("require_enable") is not True:
         yield "require_enable is not true in both sections: somebody must hold an enabling input while a real arm moves"
-    if facts["driver.adapter"] not in ADAPTERS:
-        yield f"driver.adapter is {facts['driver.adapter']!r}, expected one of {', '.join(ADAPTERS)}"
+    yield from _adapter(guard, facts)
+
+
+def _adapter(guard: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
+    """Who reads the driver's own messages."""
+    adapter, vendors = facts["driver.adapter"], [name for name in ADAPTERS if name != "simulated"]
+    if adapter not in vendors:
+        yield f"driver.adapter is {adapter!r}, expected one of {', '.join(vendors)}"
+        return
+    topics = {name: str(guard.get(f"driver.{name}", "")) for name in PARAMETERS}
+    if any(topics.values()) and guard.get("driver.adapter") != adapter:
+        yield f"the driver's adapter is {adapter!r}, but {GUARD} has driver.adapter {guard.get('driver.adapter')!r}"
+    try:
+        ears(adapter, topics)
+    except ValueError as error:
+        yield f"{GUARD}: {error}"
 
 
 def _limits(file: RobotFile) -> Iterator[str]:

@@ -65,7 +65,8 @@ def policy(station: Mapping[str, Any]) -> ET.Element:
 def _driver(section: Mapping[str, Any]) -> list[str]:
     """Topics on which the driver says how it is, whether the file nests them or writes them with dots."""
     nested = section.get("driver", {})
-    return [nested.get(name) or section.get(f"driver.{name}", "") for name in ("program_topic", "scaling_topic")]
+    names = ("program_topic", "scaling_topic", "safety_topic", "mode_topic")
+    return [nested.get(name) or section.get(f"driver.{name}", "") for name in names]
 
 
 def _description(section: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from dropgate_sim.arm_models import PANDA, UR5E, ArmModel
 
 SIMULATED = "/dropgate_sim"
 DESCRIPTION = f"{SIMULATED}/robot_description"
-PROGRAM, SPEED = "/sim_arm/robot_program_running", "/sim_arm/speed_scaling"  # as UR's driver has them
+PROGRAM, SPEED, SAFETY = (f"/sim_arm/{name}" for name in ("robot_program_running", "speed_scaling", "safety_mode"))
 SAME_LINKS = ("UR5e", "FR3")  # robots whose links the mock has
 PLACES = ("elbow_low", "elbow_high", "approach", "tilt_rad")  # limits that only the robot's own links can keep
 HOME_MARGIN_RAD = 0.3
@@ -60,7 +60,8 @@ def mock_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
         kept = {name: value for name, value in controller["limits"].items() if name not in PLACES}
         controller["limits"] = {**kept, "workspace_low": [-2.0] * 3, "workspace_high": [2.0] * 3}
     guard["command.topic"] = command
-    guard |= {"driver.program_topic": PROGRAM, "driver.scaling_topic": SPEED}
+    guard |= {"driver.program_topic": PROGRAM, "driver.scaling_topic": SPEED, "driver.mode_topic": ""}
+    guard |= {"driver.adapter": "simulated", "driver.safety_topic": SAFETY}
     arm = {
         "model": base.name,
         "command_topic": command,

@@ -193,7 +193,7 @@ class SimArmNode(Node):
             tells = self.tells_driver_state
             self._scaling_out.publish(Float64(data=100.0 * (driver.scaling_factor if tells else driver.factor)))
             self._program_out.publish(Bool(data=driver.active or not tells))
-            self._safety_out.publish(UInt8(data=driver.mode.value))
+            self._safety_out.publish(UInt8(data=(driver.mode if tells else SafetyMode.NORMAL).value))
         if self.hold_enable and self._is_due("enable", ENABLE_HZ):
             self._enable_out.publish(Bool(data=True))
 
