@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from runtime.errors import ContractError, DropGateRuntimeError
 SETUP = "dropgate"  # metadata record
 EVENTS = "/dropgate/events"  # everything, for replays; the others are for people
 TOPICS = (EVENTS, "/dropgate/joints", "/dropgate/chunk_raw", "/dropgate/chunk_safe", "/dropgate/command",
-          "/dropgate/status")  # fmt: skip
+          "/dropgate/status", "/dropgate/decision")  # fmt: skip
 PART = ".part"
 CHUNK_BYTES = 1 << 16  # what a SIGKILL may cost, before compression
 MISSING = "recording needs the package `mcap`: pip install 'dropgate[control]'"
@@ -125,7 +126,7 @@ class McapRecording:
                     record = next(records)
                 except StopIteration:
                     return
-                except (McapError, ValueError, EOFError) as error:
+                except (McapError, ValueError, EOFError, struct.error) as error:
                     if stream.tell() < 8:
                         raise RecordingError(f"{self._path}: is no MCAP file ({error})") from error
                     return  # its writer was killed: the last chunk is not whole
