@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from admission_factory import gate_json, panel, write_policy, write_regression
-from artifact_factory import judge, policy_spec
+from artifact_factory import TASK, judge, policy_spec
 from signing_factory import SERIAL
 
 pytestmark = [pytest.mark.ros]
@@ -245,7 +245,7 @@ def test_a_policy_that_answers_too_late_for_its_horizon_is_refused_with_the_numb
 )
 def test_a_simulated_arm_is_commanded_only_where_no_real_one_listens(tmp_path, topic, remap, allowed):
     """So that `simulated` cannot be set for a real arm by mistake, also not together with a remapped topic."""
-    from dropgate_controller import parameters
+    from dropgate_controller import declared, parameters
     from rclpy.lifecycle import Node
 
     values = {**PARAMETERS, "artifact": "/somewhere", "simulated": True, "command.topic": topic, "gripper.topic": ""}
@@ -255,7 +255,7 @@ def test_a_simulated_arm_is_commanded_only_where_no_real_one_listens(tmp_path, t
     arguments = ["--ros-args", "--params-file", str(tmp_path / "p.yaml"), *remap]
     node = Node("dropgate_controller", context=context, cli_args=arguments)
     try:
-        parameters.declare(node)
+        declared.declare(node)
         if allowed:
             assert parameters.read(node, policy_spec()).world is parameters.World.SIMULATED
         else:
@@ -306,7 +306,8 @@ def test_after_a_fault_nothing_moves_until_reset_arm_and_goal(artifact, tmp_path
         cell.run()
 
 
-def test_a_task_over_dds_is_recorded_and_replayed_to_the_bit(artifact, tmp_path):
+def test_a_task_over_dds_is_recorded_and_replayed_to_the_bit(artifact, tmp_path, capsys):
+    from runtime.__main__ import main
     from runtime.recording.mcap_file import McapRecording
     from runtime.recording.replay import replay
     from runtime.recording.setup import Setup
@@ -325,6 +326,13 @@ def test_a_task_over_dds_is_recorded_and_replayed_to_the_bit(artifact, tmp_path)
     assert done.same, done.difference
     assert found.whole
     assert done.commands > 5
+    assert (done.decisions[0], done.decisions[-1]) == ("arm: motion", f'goal "{TASK}": motion')
+    assert found.setup["about"]["admission"] == "admitted"
+    assert found.setup["about"]["world"] == "real"
+    assert main(["replay", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "admitted" in said
+    assert "arm: motion" in said
 
 
 def test_joints_in_another_order_change_nothing(artifact, tmp_path):

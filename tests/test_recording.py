@@ -24,7 +24,7 @@ from runtime.recording.recorder import RecordedBuffer, RecordedController
 from runtime.recording.recording import Recording
 from runtime.recording.replay import replay
 from runtime.recording.setup import Setup
-from runtime.recording.tape import Tape
+from runtime.recording.tape import DECISION, Tape
 from runtime.safety.limits import Timing
 from runtime.telemetry import StopCause
 
@@ -80,6 +80,22 @@ def test_a_replay_gives_the_same_commands_to_the_bit(taped) -> None:
     assert done.same, done.difference
     assert done.ticks == len(world.ticks)
     assert done.commands == sum(tick.command is not None for tick in world.ticks) > 50
+
+
+def test_decisions_are_told_in_order_and_change_nothing(taped) -> None:
+    setup, events, _ = taped
+    when, no = {"when": "arm", "motion": True, "reasons": [], "instruction": ""}, ["release: expired", "x"]
+    goal = {"when": "goal", "motion": False, "reasons": no, "instruction": "go"}
+    with_them = [*events[:1], *({"call": DECISION, "args": told} for told in (when, goal)), *events[1:]]
+    empty = {"clock": [], "wall": [], "link": []}
+    numbered = [{**empty, **event, "n": n} for n, event in enumerate(with_them)]
+    done = replay(setup, numbered)
+    assert done.same, done.difference
+    assert done.decisions == ("arm: motion", 'goal "go": no motion: release: expired; x')
+    assert (done.ticks, done.commands) == (replay(setup, events).ticks, replay(setup, events).commands)
+    del numbered[1]["args"]["motion"]
+    with pytest.raises(ContractError, match="a decision is damaged"):
+        replay(setup, numbered)
 
 
 def test_events_survive_json(taped) -> None:

@@ -25,7 +25,8 @@ def test_shipped_robot_is_sound_and_waits_for_its_cell(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert all(lines[line.number - 1].strip() == line.text for line in report.cell)
     said = " ".join(line.text for line in report.cell)
-    for what in ("agentview", "wrist", "workspace_low", "workspace_high", "gripper", "source per number"):
+    open_ = ("agentview", "wrist", "workspace_low", "workspace_high", "gripper", "source per number")
+    for what in (*open_, "tcp: ", "cell: ", "elbow_low", "tilt_rad"):
         assert what in said
     assert main(["check-robot", str(path)]) == 1
     assert main(["check-robot", str(path), "--template"]) == 0
@@ -56,6 +57,7 @@ CONTRADICTIONS = {
     "jerk forgotten": (r"      # CELL joint_jerk: .*\n", "", "sheet.joint_jerk is missing"),
     "deaf guard": (r"      program_topic: \"\"", "      program_topic: /running", "watches ''"),
     "deaf controller": (r"      scaling_topic: \"\"", "      scaling_topic: /speed", "does not say so"),
+    "deaf to safety": (r"      safety_topic: \"\"", "      safety_topic: /s", "driver's driver.safety_topic is '/s'"),
     "unknown adapter": (r"adapter: generic", "adapter: magic", "driver.adapter is 'magic'"),
     "unknown joint": (r"joint\.lbr_A7", "joint.lbr_A8", "joint.lbr_A8, which is not among"),
     "unknown state": (r"joint\.lbr_A7", "tcp.w", "state reads 'tcp.w'"),
@@ -65,6 +67,12 @@ CONTRADICTIONS = {
     "operator's word": (r"robot: kuka_lbr\n", "robot: kuka_lbr\n    enable_motion: true\n", "the operator's to say"),
     "no facts": (r"^dropgate_robot:", "other:", "section dropgate_robot is missing"),
     "set-points to nobody": (r"interface: joint_trajectory", "interface: forward_position", "heard on .../commands"),
+    "nameless tool": (r"      tcp: lbr_link_ee.*\n", "", "kinematics.tcp is None"),
+    "tool at the elbow": (r"tcp: lbr_link_ee", "tcp: lbr_link_4", "three different links"),
+    "another base": (r"base: lbr_link_0", "base: world", "whose box is the workspace"),
+    "no topic": (r"description_topic: \S+", 'description_topic: ""', "kinematics.description_topic is ''"),
+    "links from nowhere": (r"      kinematics: [^\n]+\n(        lbr_fri.*\n)?", "", "expected source.kinematics"),
+    "half an elbow": (r"      # CELL elbow_low.*", "      elbow_low: [0.0, 0.0, 0.0]", "found ['elbow_low']"),
     "no text": (r"      topic: /lbr/joint_traj.*\n", "", "command.topic is None"),
 }
 

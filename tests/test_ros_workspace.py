@@ -132,7 +132,7 @@ def test_task_goes_to_another_process_and_its_result_comes_back(context: rclpy.C
 @pytest.mark.parametrize("robot", ROBOTS, ids=lambda path: path.stem)
 def test_controller_declares_every_parameter_of_the_robots_file(context: rclpy.Context, robot: Path) -> None:
     from artifact_factory import policy_spec
-    from dropgate_controller import parameters
+    from dropgate_controller import declared, parameters
     from dropgate_sim.robot_file import find_robot_file
 
     from runtime.safety.limits import limits_digest
@@ -140,7 +140,7 @@ def test_controller_declares_every_parameter_of_the_robots_file(context: rclpy.C
     arguments = ["--ros-args", "--params-file", str(robot), "-p", "artifact:=/somewhere"]
     node = LifecycleNode("dropgate_controller", context=context, cli_args=arguments)
     try:
-        parameters.declare(node)
+        declared.declare(node)
         station = parameters.read(node, policy_spec())
         unknown = sorted(set(node._parameter_overrides) - set(node._parameters))
     finally:

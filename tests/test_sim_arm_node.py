@@ -20,13 +20,14 @@ pytest.importorskip("mujoco", reason="sim: mujoco not installed. Next: make inst
 from dropgate_sim import mock_file  # noqa: E402
 from dropgate_sim.arm_streams import DELAY_S, JUMP_RAD, ArmStreams, StreamFault  # noqa: E402
 from dropgate_sim.mock_file import NoMock, mock_sections  # noqa: E402
-from dropgate_sim.sim_arm_node import FAULTS, SimArmNode  # noqa: E402
+from dropgate_sim.sim_arm_node import FAULTS, KEPT, SimArmNode  # noqa: E402
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import qos_profile_sensor_data  # noqa: E402
+from rclpy.wait_for_message import wait_for_message  # noqa: E402
 from ros_station import wait_for  # noqa: E402
 from sensor_msgs.msg import Image, JointState  # noqa: E402
-from std_msgs.msg import Bool, Float64, UInt8  # noqa: E402
+from std_msgs.msg import Bool, Float64, String, UInt8  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
 
 CONFIG = Path(__file__).resolve().parent.parent / "launch" / "config"
@@ -166,6 +167,11 @@ def test_every_robot_file_has_a_mock_with_its_joints_and_nothing_reaches_a_real_
     assert given["simulated"] is True
     for topic in (given["command"]["topic"], given["gripper"]["topic"], arm["command_topic"], guard["command.topic"]):
         assert topic.startswith("/dropgate_sim/")
+    links = content["dropgate_controller"]["ros__parameters"]["kinematics"]
+    assert given["kinematics"] == {
+        **{name: links[name] for name in ("base", "tcp", "elbow")},
+        "description_topic": "/dropgate_sim/robot_description",
+    }, "the links are the file's, the description the mock's"
     limits = content["dropgate_controller"]["ros__parameters"]["limits"]
     changed = {name for name in limits if given["limits"][name] != limits[name]}
     assert changed == (set() if path.stem in ("ur5e", "fr3") else {"workspace_low", "workspace_high"})
@@ -177,8 +183,25 @@ def test_every_robot_file_has_a_mock_with_its_joints_and_nothing_reaches_a_real_
     assert np.all(node.driver.arm.positions > given["limits"]["joint_low"])
     assert np.all(node.driver.arm.positions < given["limits"]["joint_high"])
     node.driver.advance(time.time_ns() + 10_000_000)
+    assert_described(context, node, given)
     node.destroy_node()
     rclpy.shutdown(context=context)
+
+
+def assert_described(context, node, given):
+    """What the mock latches is an arm of which the robot file's links exist, and which is where MuJoCo's is."""
+    from runtime.safety.kinematics import Frames, Kinematics
+
+    peer = rclpy.create_node("reader", context=context)
+    found, message = wait_for_message(
+        String, peer, given["kinematics"]["description_topic"], qos_profile=KEPT, time_to_wait=20.0
+    )
+    peer.destroy_node()
+    assert found
+    arm = node.driver.arm
+    frames = Frames(*(given["kinematics"][name] for name in ("tcp", "base", "elbow")))
+    place = Kinematics(message.data, arm.names, frames).pose(arm.positions)[0]
+    assert place == pytest.approx(arm.tcp_position, abs=1e-6)
 
 
 def test_file_of_twists_has_no_mock():

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.control.driver_words import ADAPTERS, PARAMETERS, ears
 from runtime.control.robot_file import CONTROLLER, FACTS, GUARD, CellLine, RobotFile, read_robot_file
 
-ADAPTERS = ("ur", "franka", "xarm", "generic")
 INTERFACES, TRANSPORTS = ("joint_trajectory", "forward_position", "twist"), ("raw", "compressed")
 REDUCED_M_S = 0.25  # ISO 10218-1's reduced speed: a default here, no compliance
 LONGEST_STOP_S = 1.0
@@ -32,6 +32,7 @@ SOURCES = {
     "sheet.joint_velocity": "source.joint_velocity", "sheet.joint_acceleration": "source.joint_acceleration",
     "sheet.joint_jerk": "source.joint_jerk", "sheet.tcp_speed": "source.tcp_speed", "driver.package": "source.driver",
 }  # fmt: skip
+LINKS = ("base", "tcp", "elbow")
 OPERATORS = ("artifact", "enable_motion", "require_regression", "simulated", "trust_store", "station_policy")
 _ROUNDING = 1e-3
 
@@ -150,7 +151,7 @@ def _wiring(file: RobotFile) -> Iterator[str]:
     for name in ("command.topic", "joints.topic"):
         if guard[name] != given[name]:
             yield f"{GUARD} watches {name} {guard[name]}, {CONTROLLER} uses {given[name]}"
-    for name in ("driver.program_topic", "driver.scaling_topic"):
+    for name in ("driver.program_topic", "driver.scaling_topic", "driver.safety_topic", "driver.mode_topic"):
         if facts.get(name, "") != guard.get(name, ""):
             yield f"the driver's {name} is {facts.get(name, '')!r}, but {GUARD} watches {guard.get(name, '')!r}"
     scaling = facts.get("driver.scaling_topic", "")
@@ -158,8 +159,22 @@ def _wiring(file: RobotFile) -> Iterator[str]:
         yield f"the driver reports its speed scaling on {scaling!r}, but driver.scaling_topic does not say so"
     if given.get("require_enable") is not True or guard.get("require_enable") is not True:
         yield "require_enable is not true in both sections: somebody must hold an enabling input while a real arm moves"
-    if facts["driver.adapter"] not in ADAPTERS:
-        yield f"driver.adapter is {facts['driver.adapter']!r}, expected one of {', '.join(ADAPTERS)}"
+    yield from _adapter(guard, facts)
+
+
+def _adapter(guard: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
+    """Who reads the driver's own messages."""
+    adapter, vendors = facts["driver.adapter"], [name for name in ADAPTERS if name != "simulated"]
+    if adapter not in vendors:
+        yield f"driver.adapter is {adapter!r}, expected one of {', '.join(vendors)}"
+        return
+    topics = {name: str(guard.get(f"driver.{name}", "")) for name in PARAMETERS}
+    if any(topics.values()) and guard.get("driver.adapter") != adapter:
+        yield f"the driver's adapter is {adapter!r}, but {GUARD} has driver.adapter {guard.get('driver.adapter')!r}"
+    try:
+        ears(adapter, topics)
+    except ValueError as error:
+        yield f"{GUARD}: {error}"
 
 
 def _limits(file: RobotFile) -> Iterator[str]:
@@ -198,6 +213,30 @@ def _space(file: RobotFile) -> Iterator[str]:
         yield f"the workspace begins {nearest:.2f} m from the base, but the arm reaches {reach} m"
 
 
+def _kinematics(file: RobotFile) -> Iterator[str]:
+    """The links by which joint commands are kept in the box; what they are called is the maker's."""
+    given, facts = file.controller, file.facts
+    if given["command.interface"] == "twist":
+        return
+    links = [given.get(f"kinematics.{name}") for name in LINKS]
+    for name, link in zip(LINKS, links, strict=True):
+        if not (isinstance(link, str) and link):
+            yield f"kinematics.{name} is {link!r}, expected a link of the maker's description: joint commands need it"
+    if len(set(links)) != len(links):
+        yield f"kinematics: {', '.join(LINKS)} are {links}, expected three different links"
+    if links[0] != given["command.frame"]:
+        yield f"kinematics.base is {links[0]!r}, command.frame {given['command.frame']!r}: whose box is the workspace?"
+    topic = given.get("kinematics.description_topic", "/robot_description")
+    if not given.get("kinematics.urdf") and not str(topic).startswith("/"):
+        yield f"kinematics.description_topic is {topic!r}, expected a topic, or a file in kinematics.urdf"
+    if not str(facts.get("source.kinematics", "")).strip():
+        yield f"{FACTS}: kinematics has no source; expected source.kinematics: which description, at which commit"
+    for names in (("elbow_low", "elbow_high"), ("approach", "tilt_rad")):
+        there = [name for name in names if f"limits.{name}" in given]
+        if len(there) == 1:
+            yield f"limits.{names[0]} and limits.{names[1]}: found {there}, expected both or none"
+
+
 def _stopping(file: RobotFile) -> Iterator[str]:
     longest = _stop_s(file)
     if longest is not None and longest > LONGEST_STOP_S:
@@ -213,7 +252,9 @@ def _stop_s(file: RobotFile) -> float | None:
     return float(given.get("limits.commit_s", 0.1)) + max(float(v / a + a / j) for v, a, j in lists)
 
 
-_CHECKS: tuple[Callable[[RobotFile], Iterator[str]], ...] = (_sources, _names, _wiring, _limits, _space, _stopping)
+_CHECKS: tuple[Callable[[RobotFile], Iterator[str]], ...] = (
+    _sources, _names, _wiring, _kinematics, _limits, _space, _stopping,
+)  # fmt: skip
 
 
 def _list(found: Any) -> list[Any]:

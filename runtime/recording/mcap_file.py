@@ -19,7 +19,7 @@ from runtime.errors import ContractError, DropGateRuntimeError
 SETUP = "dropgate"  # metadata record
 EVENTS = "/dropgate/events"  # everything, for replays; the others are for people
 TOPICS = (EVENTS, "/dropgate/joints", "/dropgate/chunk_raw", "/dropgate/chunk_safe", "/dropgate/command",
-          "/dropgate/status")  # fmt: skip
+          "/dropgate/status", "/dropgate/decision")  # fmt: skip
 PART = ".part"
 CHUNK_BYTES = 1 << 16  # what a SIGKILL may cost, before compression
 MISSING = "recording needs the package `mcap`: pip install 'dropgate[control]'"

@@ -18,7 +18,7 @@ from typing import Any
 from runtime.recording import values
 from runtime.recording.mcap_file import EVENTS, McapWriter, RecordingError
 from runtime.recording.setup import Setup
-from runtime.recording.tape import Event, Tape
+from runtime.recording.tape import DECISION, Event, Tape
 
 QUEUE = 20_000  # events; about a minute
 LEAST_FREE_BYTES = 256 << 20
@@ -95,6 +95,8 @@ def shown(event: Event) -> list[tuple[str, dict[str, Any]]]:
     """The same for people's plots: joints, chunks, commands, status."""
     if event["call"] == "put" and "joints" in event["args"]["value"]:
         return [("/dropgate/joints", event["args"]["value"]["joints"])]
+    if event["call"] == DECISION:
+        return [("/dropgate/decision", event["args"])]
     out = event.get("out")
     if event["call"] != "tick" or not isinstance(out, dict):
         return []

@@ -12,7 +12,7 @@ from runtime.errors import ContractError
 from runtime.recording import values
 from runtime.recording.recorder import outcome
 from runtime.recording.setup import Setup
-from runtime.recording.tape import CLOCK, WALL, Diverged, Playback, ReplayedClock, ReplayedLink
+from runtime.recording.tape import CLOCK, DECISION, WALL, Diverged, Playback, ReplayedClock, ReplayedLink
 from runtime.telemetry import StopCause
 
 
@@ -23,12 +23,14 @@ class Replayed:
     Attributes:
         events, ticks, commands: how many were done again.
         difference: the first event that differs, in words; empty if none does.
+        decisions: of the gatekeeper about arming and goals, in words and in order; they are told, not made again.
     """
 
     events: int
     ticks: int
     commands: int
     difference: str
+    decisions: tuple[str, ...] = ()
 
     @property
     def same(self) -> bool:
@@ -46,6 +48,7 @@ def replay(setup: Setup, events: Iterable[Mapping[str, Any]]) -> Replayed:
     clock, wall = ReplayedClock(playback, CLOCK), ReplayedClock(playback, WALL)
     controller = Controller(setup.settings, setup.filter(), setup.buffer(), ReplayedLink(playback), clock, wall)
     count = ticks = commands = 0
+    decisions: list[str] = []
     for event in events:
         if event.get("n") != count:
             raise ContractError(
@@ -53,12 +56,25 @@ def replay(setup: Setup, events: Iterable[Mapping[str, Any]]) -> Replayed:
             )
         difference = _again(controller, playback, event)
         if difference:
-            return Replayed(count, ticks, commands, f"event {count}, {event['call']}: {difference}")
+            what = f"event {count}, {event['call']}: {difference}"
+            return Replayed(count, ticks, commands, what, tuple(decisions))
         count += 1
         if event["call"] == "tick":
             out = event.get("out") or {}  # a tick that raised has none
             ticks, commands = ticks + 1, commands + (out.get("command") is not None)
-    return Replayed(count, ticks, commands, "" if count else "it holds no event: nothing was done again")
+        if event["call"] == DECISION:
+            decisions.append(_decision(event["args"]))
+    nothing = "" if count else "it holds no event: nothing was done again"
+    return Replayed(count, ticks, commands, nothing, tuple(decisions))
+
+
+def _decision(told: Mapping[str, Any]) -> str:
+    """`goal "put it there": motion`, or with the reasons against it. Raises ContractError."""
+    try:
+        what = f'{told["when"]} "{told["instruction"]}"' if told["instruction"] else str(told["when"])
+        return f"{what}: {'motion' if told['motion'] else 'no motion: ' + '; '.join(told['reasons'])}"
+    except (KeyError, TypeError) as error:
+        raise ContractError(f"recording: a decision is damaged ({type(error).__name__}: {error})") from error
 
 
 def _again(controller: Controller, playback: Playback, event: Mapping[str, Any]) -> str:
@@ -117,6 +133,7 @@ def _do(controller: Controller, call: str, args: Mapping[str, Any]) -> Any:
         "cancel": controller.cancel,
         "stop": lambda: controller.stop(args["text"]),
         "reset_fault": controller.reset_fault,
+        DECISION: lambda: None,
     }
     if call not in calls:
         raise ContractError(f"recording: found call {call!r}, expected one of {sorted(calls)}")

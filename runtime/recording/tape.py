@@ -19,6 +19,7 @@ from runtime.telemetry import StopCause
 
 Event = dict[str, Any]
 CLOCK, WALL, LINK = "clock", "wall", "link"
+DECISION = "decision"  # an event of the gatekeeper: when, motion, reasons, instruction; it changes no controller
 
 
 class Diverged(Exception):

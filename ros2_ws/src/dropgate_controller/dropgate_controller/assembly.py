@@ -4,18 +4,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from threading import RLock
+from typing import Any
 
 from rclpy.lifecycle import Node
 
-from dropgate_controller import parameters
+from dropgate_controller import description, parameters
 from dropgate_controller.gatekeeper import Gatekeeper, note_refusal
 from dropgate_controller.node_time import NodeTime
 from dropgate_controller.policy_link import WorkerLink
 from runtime.clock import Clock
 from runtime.contract.artifact import Artifact, read_artifact
 from runtime.control.controller import Controller
+from runtime.control.state import MOVING
 from runtime.errors import BackendError, DropGateRuntimeError, TrustError
 from runtime.inference.delay import of_worker
 from runtime.inference.policy import check_verdict
@@ -23,8 +28,11 @@ from runtime.inference.worker_client import PolicyWorker
 from runtime.recording.recorder import RecordedBuffer, RecordedController
 from runtime.recording.recording import Recording
 from runtime.recording.setup import Setup
+from runtime.recording.tape import DECISION, Tape
 from runtime.safety.filter import SafetyFilter
 from runtime.safety.trajectory import CommandKind
+
+DECIDED = ("world", "admission", "release", "release expires at", "limits sha256")  # what a recording says of itself
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,8 @@ class Loaded:
     recording: Recording | None = None
 
 
-def assemble(node: Node, wall: Clock) -> Loaded:
-    """Everything that must hold before the arm may be armed, cheapest first.
+def assemble(node: Node, wall: Clock, lock: RLock) -> Loaded:
+    """Everything that must hold before the arm may be armed, cheapest first. `lock` guards the controller.
 
     Raises:
         runtime.errors.DropGateRuntimeError: the artifact is damaged, not admitted, or cannot be run here.
@@ -61,7 +69,7 @@ def assemble(node: Node, wall: Clock) -> Loaded:
         raise
     link, clock = WorkerLink(worker), NodeTime(node)
     try:
-        recording = _recording(node, setup)
+        recording = _recording(node, _decided(setup, gatekeeper))
     except BaseException:
         worker.close()
         raise
@@ -71,6 +79,7 @@ def assemble(node: Node, wall: Clock) -> Loaded:
     else:
         taped = RecordedBuffer(setup, recording.tape)
         controller = RecordedController(station.settings, filter_, taped, link, clock, wall, recording.tape)
+        gatekeeper.tell = _noting(recording.tape, lock)
     return Loaded(artifact, station, worker, link, filter_, controller, gatekeeper, recording)
 
 
@@ -81,8 +90,24 @@ def _setup(node: Node, artifact: Artifact, station: parameters.Station) -> Setup
     needs_tcp = station.kind is CommandKind.TWIST
     return Setup(
         policy, station.limits, station.timing, station.settings, station.state, station.joint_names, needs_tcp, about,
-        parameters.arm(node, station), artifact.normalizers().action,
+        description.arm(node, station), artifact.normalizers().action,
     )  # fmt: skip
+
+
+def _decided(setup: Setup, gatekeeper: Gatekeeper) -> Setup:
+    """With what was decided at configure; later decisions are events."""
+    told = {name: value for name, value in gatekeeper.values.items() if name in DECIDED and value}
+    return dataclasses.replace(setup, about={**setup.about, **told})
+
+
+def _noting(tape: Tape, lock: RLock) -> Callable[[dict[str, Any]], None]:
+    """Decisions onto the tape, between two ticks."""
+
+    def note(decision: dict[str, Any]) -> None:
+        with lock, tape.event(DECISION, decision):
+            pass
+
+    return note
 
 
 def _recording(node: Node, setup: Setup) -> Recording | None:
@@ -94,6 +119,25 @@ def _recording(node: Node, setup: Setup) -> Recording | None:
     return Recording(
         folder / f"{setup.about['robot'] or 'robot'}-{stamp}-{time.monotonic_ns() % 1_000_000:06d}.mcap", setup
     )
+
+
+def revive(loaded: Loaded | None, lock: RLock) -> None:
+    """Start a dead worker; meanwhile the ticks, which go on, leave it alone. Raises BackendError.
+
+    Never under a moving arm: it takes seconds, in which `~/stop` would not be heard; the tick faults and brakes.
+    """
+    if loaded is None or loaded.worker.alive:
+        return
+    with lock:  # no tick is polling it now, and none will
+        if loaded.controller.state in MOVING:
+            return
+        loaded.link.suspended = True
+    try:
+        loaded.worker.close()  # it may still be ending
+        start(loaded.worker)
+        loaded.link.restarted()
+    finally:
+        loaded.link.suspended = False
 
 
 def start(worker: PolicyWorker) -> None:

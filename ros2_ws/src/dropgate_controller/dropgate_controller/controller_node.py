@@ -21,8 +21,8 @@ from rclpy.lifecycle import LifecycleState, Node, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import SetBool, Trigger
 
-from dropgate_controller import conversions, parameters, reports
-from dropgate_controller.assembly import Loaded, assemble, start
+from dropgate_controller import conversions, declared, parameters, reports
+from dropgate_controller.assembly import Loaded, assemble, revive
 from dropgate_controller.lifecycle import refuse_wrong_transitions
 from dropgate_controller.node_runner import run_node
 from dropgate_controller.outputs import NEWEST, Outputs
@@ -50,7 +50,7 @@ class ControllerNode(Node):
     def __init__(self) -> None:
         super().__init__("dropgate_controller")
         sys.setswitchinterval(SWITCH_S)
-        parameters.declare(self)
+        declared.declare(self)
         self.lock = threading.RLock()
         self.loaded: Loaded | None = None
         self.steady = RosClock(clock_type=ClockType.STEADY_TIME)  # goes on while simulated time stands still
@@ -67,7 +67,7 @@ class ControllerNode(Node):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Verify, load, warm up. Any reason against it is logged, shown in the status, and refuses the transition."""
         try:
-            loaded = assemble(self, self._wall)
+            loaded = assemble(self, self._wall, self.lock)
         except REFUSALS as error:
             self._why = f"{type(error).__name__}: {error}"
             self.get_logger().error(f"configure refused: {self._why}")
@@ -241,7 +241,7 @@ class ControllerNode(Node):
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Start a dead worker again, then reset; the arm stays disarmed."""
         try:
-            self._revive(self.loaded)
+            revive(self.loaded, self.lock)
         except DropGateRuntimeError as error:
             response.success, response.message = False, str(error)
             return response
@@ -252,24 +252,6 @@ class ControllerNode(Node):
 
         response.success, response.message = self.do(reset)
         return response
-
-    def _revive(self, loaded: Loaded | None) -> None:
-        """Start a dead worker; meanwhile the ticks, which go on, leave it alone. Raises BackendError.
-
-        Never under a moving arm: it takes seconds, in which `~/stop` would not be heard; the tick faults and brakes.
-        """
-        if loaded is None or loaded.worker.alive:
-            return
-        with self.lock:  # no tick is polling it now, and none will
-            if loaded.controller.state in MOVING:
-                return
-            loaded.link.suspended = True
-        try:
-            loaded.worker.close()  # it may still be ending
-            start(loaded.worker)
-            loaded.link.restarted()
-        finally:
-            loaded.link.suspended = False
 
     def _require_no_rival(self) -> None:
         if self._outputs is not None and (rivals := self._outputs.rivals()):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from dropgate_controller.parameters import Station, World
 from runtime.contract.admission import GOLDEN, Admission, StationFacts
@@ -37,6 +38,7 @@ class Gatekeeper:
         )
         self.admission = self._decide()
         self.refused = ""  # why the last arming or goal was not allowed
+        self.tell: Callable[[dict[str, Any]], None] = lambda decision: None  # hears every decision once it is logged
 
     @property
     def world(self) -> World:
@@ -114,6 +116,8 @@ class Gatekeeper:
         if instruction:
             decision["instruction"] = instruction
         log_decision(self._station.evidence_dir, when, self._now(), decision)
+        reasons = [why] if why else [] if motion else list(decision["reasons"])
+        self.tell({"when": when, "motion": motion, "reasons": reasons, "instruction": instruction})
 
 
 def note_refusal(folder: Path, robot: str, error: Exception) -> None:

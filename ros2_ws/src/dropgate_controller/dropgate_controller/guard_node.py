@@ -3,25 +3,32 @@
 
 from __future__ import annotations
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+import sys
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from dropgate_interfaces.msg import RuntimeStatus
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64
 
+from dropgate_controller.driver_link import KEPT, NEWEST, NoDriverWords, listen
 from dropgate_controller.node_runner import run_node
 from runtime.clock import MonotonicClock
+from runtime.control.driver_words import PARAMETERS, Ear, ears
 from runtime.control.guard import Guard, GuardSettings
 
 PERMIT_HZ = 20.0
-KEPT = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class GuardNode(Node):
-    """In: controller's status, joint states, enabling input, driver's state. Out: `~/permit` at 20 Hz, diagnostics."""
+    """In: controller's status, joint states, enabling input, driver's state. Out: `~/permit` at 20 Hz, diagnostics.
+
+    Raises NoDriverWords: the station names a driver's topic that cannot be read here.
+    """
 
     def __init__(self) -> None:
         super().__init__("dropgate_guard")
@@ -42,10 +49,13 @@ class GuardNode(Node):
         status = self.declare_parameter("status_topic", "/dropgate_controller/status").value
         program = self.declare_parameter("driver.program_topic", "").value
         scaling = self.declare_parameter("driver.scaling_topic", "").value
-        settings = GuardSettings(**given, watch_program=bool(program), watch_scaling=bool(scaling))
+        heard = self._ears()
+        state_s = self.declare_parameter("state_s", 1.0).value  # of what the driver says all the time
+        words = tuple((ear.what, 0.0 if ear.on_change else state_s) for ear, _ in heard)
+        settings = GuardSettings(**given, watch_program=bool(program), watch_scaling=bool(scaling), words=words)
         self._guard = Guard(settings, MonotonicClock())
         self._said: str | None = None
-        newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        newest = NEWEST
         self._permit = self.create_publisher(Bool, "~/permit", newest)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_subscription(RuntimeStatus, status, lambda m: self._guard.heartbeat(m.heartbeat), newest)
@@ -55,9 +65,24 @@ class GuardNode(Node):
             self.create_subscription(Bool, program, lambda m: self._guard.program(m.data), KEPT)
         if scaling:  # std_msgs/Float64 in percent, as ur_robot_driver's speed_scaling
             self.create_subscription(Float64, scaling, lambda m: self._guard.scaling(m.data / 100.0), newest)
+        listen(self, heard, self._word)
         steady = RosClock(clock_type=ClockType.STEADY_TIME)  # processes live in wall time, also in a simulation
         self.create_timer(1.0 / PERMIT_HZ, self._tell, clock=steady)
         self.create_timer(1.0, self._diagnose, clock=steady)
+
+    def _ears(self) -> list[tuple[Ear, str]]:
+        """What the vendor's driver says besides program and speed scaling, as far as the station names topics."""
+        adapter = self.declare_parameter("driver.adapter", "").value
+        topics = {name: self.declare_parameter(f"driver.{name}", "").value for name in PARAMETERS}
+        try:
+            return ears(adapter, topics)
+        except ValueError as error:
+            raise NoDriverWords(str(error)) from error
+
+    def _word(self, what: str, objection: str) -> None:
+        self._guard.word(what, objection)
+        if objection:  # withdrawing does not wait for the next turn
+            self._tell()
 
     def _tell(self) -> None:
         if self._command_topic:
@@ -66,22 +91,28 @@ class GuardNode(Node):
         self._permit.publish(Bool(data=not objection))
         if objection != self._said:
             self._said = objection
-            self.get_logger().info(f"no permission: {objection}" if objection else "motion is permitted")
+            first = f" (first: {self._guard.first})" if self._guard.first not in ("", objection) else ""
+            self.get_logger().info(f"no permission: {objection}{first}" if objection else "motion is permitted")
 
     def _diagnose(self) -> None:
         objection = self._guard.objection()
         level = DiagnosticStatus.WARN if objection else DiagnosticStatus.OK
         status = DiagnosticStatus(
-            level=level, name="dropgate_guard", hardware_id="guard", message=objection or "motion is permitted"
-        )
+            level=level, name="dropgate_guard", hardware_id="guard", message=objection or "motion is permitted",
+            values=[KeyValue(key="first cause", value=self._guard.first)],
+        )  # fmt: skip
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
 
 def main() -> None:
-    """Console script."""
-    run_node(GuardNode)
+    """Console script. A guard that cannot listen does not start, and without it nothing moves."""
+    try:
+        run_node(GuardNode)
+    except NoDriverWords as error:
+        rclpy.try_shutdown()
+        sys.exit(f"guard_node: {error}")
 
 
 if __name__ == "__main__":

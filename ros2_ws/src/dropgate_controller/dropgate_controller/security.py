@@ -47,7 +47,7 @@ def policy(station: Mapping[str, Any]) -> ET.Element:
     _enclave(
         enclaves, CONTROLLER,
         publish=[command, optional[1], *own, "/diagnostics"],
-        subscribe=[joints, optional[0], *cameras, permit, enable, *_driver(given), "/clock"],
+        subscribe=[joints, optional[0], *cameras, permit, enable, *_driver(given), _description(given), "/clock"],
         reply=[*services, *_own_parameters(CONTROLLER)], execute=[task],
     )  # fmt: skip
     _enclave(
@@ -65,7 +65,15 @@ def policy(station: Mapping[str, Any]) -> ET.Element:
 def _driver(section: Mapping[str, Any]) -> list[str]:
     """Topics on which the driver says how it is, whether the file nests them or writes them with dots."""
     nested = section.get("driver", {})
-    return [nested.get(name) or section.get(f"driver.{name}", "") for name in ("program_topic", "scaling_topic")]
+    names = ("program_topic", "scaling_topic", "safety_topic", "mode_topic")
+    return [nested.get(name) or section.get(f"driver.{name}", "") for name in names]
+
+
+def _description(section: Mapping[str, Any]) -> str:
+    """Where the arm's description is latched; nowhere for commands that need none."""
+    if section["command"].get("interface") == "twist":
+        return ""
+    return str(section.get("kinematics", {}).get("description_topic", "/robot_description"))
 
 
 def _own_parameters(node: str) -> list[str]:

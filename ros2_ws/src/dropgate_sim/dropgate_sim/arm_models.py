@@ -40,12 +40,16 @@ class Link:
 
 @dataclass(frozen=True)
 class ArmModel:
-    """Links from base to flange, the flange in the last one, and a posture from which a task can begin."""
+    """Links from base to flange, the flange in the last one, and a posture from which a task can begin.
+
+    `elbow` is the number of the link whose origin is the elbow.
+    """
 
     name: str
     links: tuple[Link, ...]
     flange: tuple[float, float, float]
     home: tuple[float, ...]
+    elbow: int
 
     @property
     def joints(self) -> tuple[str, ...]:
@@ -56,9 +60,18 @@ class ArmModel:
         """MJCF: gravity compensated, torque actuators, joint ranges as stops, a floor, a site `tcp`."""
         return _xml(self, timestep_s, obstacles)
 
-    def urdf(self) -> str:
-        """The same kinematics as a URDF: links `base`, `<joint>_link`, `tcp`. No geometry: nothing to collide with."""
-        return _urdf(self)
+    def urdf(self, names: Names | None = None) -> str:
+        """The same kinematics as a URDF: links `<joint>_link`, and those of `names`. No geometry, so no collisions."""
+        return _urdf(self, names or Names())
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a description calls the links that a robot's parameter file names."""
+
+    base: str = "base"
+    tcp: str = "tcp"
+    elbow: str = "elbow"
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ UR5E = ArmModel(
     ),
     (0.0, 0.0, 0.0),  # d6 lies before the last joint, whose axis it runs along
     (0.0, -1.4, 1.6, -1.77, -1.57, 0.0),
+    2,
 )
 PANDA = ArmModel(
     "panda",
@@ -97,6 +111,7 @@ PANDA = ArmModel(
     ),
     (0.0, 0.0, 0.107),
     (0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785),
+    3,
 )
 MODELS = {model.name: model for model in (UR5E, PANDA)}
 
@@ -141,8 +156,8 @@ def _xml(model: ArmModel, timestep_s: float, obstacles: Sequence[Obstacle]) -> s
 """
 
 
-def _urdf(model: ArmModel) -> str:
-    lines, parent = [f'<robot name="{model.name}">', '<link name="base"/>'], "base"
+def _urdf(model: ArmModel, names: Names) -> str:
+    lines, parent = [f'<robot name="{model.name}">', f'<link name="{names.base}"/>'], names.base
     for link in model.links:
         child = f"{link.name}_link"
         lines += [
@@ -154,8 +169,17 @@ def _urdf(model: ArmModel) -> str:
             "</joint>",
         ]
         parent = child
-    tip = f'<parent link="{parent}"/><child link="tcp"/><origin xyz="{_text(model.flange)}" rpy="0 0 0"/>'
-    return "\n".join([*lines, '<link name="tcp"/>', f'<joint name="tip" type="fixed">{tip}</joint>', "</robot>\n"])
+    lines += _fixed("to_tcp", parent, names.tcp, model.flange)
+    lines += _fixed("to_elbow", f"{model.links[model.elbow].name}_link", names.elbow, (0.0, 0.0, 0.0))
+    return "\n".join([*lines, "</robot>\n"])
+
+
+def _fixed(joint: str, parent: str, child: str, place: Sequence[float]) -> list[str]:
+    """A link that is fixed to another one; a child that is there already is the parent itself."""
+    if child == parent:
+        return []
+    way = f'<parent link="{parent}"/><child link="{child}"/><origin xyz="{_text(place)}" rpy="0 0 0"/>'
+    return [f'<link name="{child}"/>', f'<joint name="{joint}" type="fixed">{way}</joint>']
 
 
 def _limb(end: Sequence[float], mass: float) -> str:

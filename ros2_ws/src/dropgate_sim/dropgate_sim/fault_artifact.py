@@ -145,6 +145,7 @@ def parameters(robot_file: Path, artifact: Path, python: Path, pace: float) -> d
         "joints_s": 0.5 / pace,
         "enable_s": 0.2 / pace,
         "scaling_s": 0.5 / pace,
+        "state_s": 1.0 / pace,
         "use_sim_time": True,
     }
     arm |= {

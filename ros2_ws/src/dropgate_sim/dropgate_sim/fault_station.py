@@ -109,6 +109,8 @@ class FaultStation:
         rclpy.shutdown(context=self._context)
         for thread in self._threads:
             thread.join(timeout=10)
+        for node in (self.arm, self.operator):  # what is not destroyed is still heard of in the next station
+            node.destroy_node()
 
     def launch(self, name: str) -> None:
         """Start (again) the controller or the guard."""

@@ -2,9 +2,10 @@
 """A robot's parameter file with a simulated arm in the place of its driver: `python -m dropgate_sim.mock_file FILE`.
 
 What the file says of joints, limits, topics and cameras stays; commands go below /dropgate_sim, where no real driver
-listens, the description is the mock's, and the node `sim_arm` gets a section. Where the mock's links are not the
-robot's (all but UR5e and FR3), the workspace, which belongs to other links, becomes a wide box. Prints the path of the
-file that it wrote: launch files read that.
+listens, the description is the one that the mock latches there, with the links that the file names, and the node
+`sim_arm` gets a section. Where the mock's links are not the
+robot's (all but UR5e and FR3), the workspace, which belongs to other links, becomes a wide box, elbow and tilt are
+free. Prints the path of the file that it wrote: launch files read that.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import yaml
 from dropgate_sim.arm_models import PANDA, UR5E, ArmModel
 
 SIMULATED = "/dropgate_sim"
-PROGRAM, SPEED = "/sim_arm/robot_program_running", "/sim_arm/speed_scaling"  # as UR's driver has them
+DESCRIPTION = f"{SIMULATED}/robot_description"
+PROGRAM, SPEED, SAFETY = (f"/sim_arm/{name}" for name in ("robot_program_running", "speed_scaling", "safety_mode"))
 SAME_LINKS = ("UR5e", "FR3")  # robots whose links the mock has
+PLACES = ("elbow_low", "elbow_high", "approach", "tilt_rad")  # limits that only the robot's own links can keep
 HOME_MARGIN_RAD = 0.3
 
 
@@ -37,6 +40,7 @@ def mock_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
             dict(content[f"dropgate_{section}"]["ros__parameters"]) for section in ("controller", "guard", "robot")
         )
         interface, topic = controller["command"]["interface"], controller["command"]["topic"]
+        links = {name: controller["kinematics"][name] for name in ("base", "tcp", "elbow")}
         low = facts["sheet"]["joint_low"]
     except (KeyError, TypeError) as error:
         raise NoMock(f"{name}: {error} is missing. Next: python -m runtime check-robot {name} --template") from error
@@ -50,12 +54,14 @@ def mock_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
         "driver": {"scaling_topic": SPEED},
         "command": {**controller["command"], "topic": command},
         "gripper": {**controller["gripper"], "topic": gripper},
-        "kinematics": {"urdf": mock_model(base, names, *sheet).urdf(), "tcp": "tcp", "base": "base"},
+        "kinematics": {**links, "description_topic": DESCRIPTION},
     }
     if facts["model"] not in SAME_LINKS:
-        controller["limits"] = {**controller["limits"], "workspace_low": [-2.0] * 3, "workspace_high": [2.0] * 3}
+        kept = {name: value for name, value in controller["limits"].items() if name not in PLACES}
+        controller["limits"] = {**kept, "workspace_low": [-2.0] * 3, "workspace_high": [2.0] * 3}
     guard["command.topic"] = command
-    guard |= {"driver.program_topic": PROGRAM, "driver.scaling_topic": SPEED}
+    guard |= {"driver.program_topic": PROGRAM, "driver.scaling_topic": SPEED, "driver.mode_topic": ""}
+    guard |= {"driver.adapter": "simulated", "driver.safety_topic": SAFETY}
     arm = {
         "model": base.name,
         "command_topic": command,
@@ -67,6 +73,8 @@ def mock_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
         "cameras": [camera["topic"] for camera in controller["cameras"].values()],
         "scaling_topic": SPEED,
         "program_topic": PROGRAM,
+        "description_topic": DESCRIPTION,
+        **{f"{name}_link": link for name, link in links.items()},
         "hold_enable": True,
     }
     named = {"dropgate_controller": controller, "dropgate_guard": guard, "sim_arm": arm}

@@ -73,7 +73,8 @@ class MotionRecord:
         positions = np.array([row[1] for row in rows]).reshape(-1, n)
         velocities = np.array([row[2] for row in rows]).reshape(-1, n)
         rates = np.diff(velocities, axis=0, prepend=velocities[:1]) / dt
-        rates[:1] = rates[1:2]  # the table may begin in motion: before its first row nothing is known
+        if len(rates) > 1:
+            rates[:1] = rates[1:2]  # the table may begin in motion: before its first row nothing is known
         jerks = np.diff(rates, axis=0, prepend=rates[:1]) / dt
         return {
             "time_ns": np.array([row[0] for row in rows], dtype=np.int64),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A MuJoCo arm with a joint trajectory controller behind the topics of a real driver, over DDS, in real time.
 
-In: `.../joint_trajectory`, `~/set_speed_scaling` (0 to 1). Out: joint states, tool pose, test pictures,
-`~/controller_state`, speed scaling in percent and `robot_program_running` as UR's driver has them, `~/safety_mode` (the
-codes of ur_dashboard_msgs/SafetyMode), `/enable` if it plays the operator too. The parameter `fault` may change any
-time: a value of StreamFault, protective_stop, program_stop, emergency_stop, or none.
+In: `.../joint_trajectory`, `~/set_speed_scaling` (0 to 1). Out: its description (latched), joint states, tool pose,
+test pictures, `~/controller_state`, speed scaling in percent and `robot_program_running` as UR's driver has them,
+`~/safety_mode` (the codes of ur_dashboard_msgs/SafetyMode), `/enable` if it plays the operator too. The parameter
+`fault` may change any time: a value of StreamFault, protective_stop, program_stop, emergency_stop, or none.
 
 `~/controller_state` is a trajectory_msgs/JointTrajectory of two points, reference and feedback: control_msgs exists in
 a ROS installation only. One loop, one thread: read all messages, run the cycles that are due, publish. What arrives is
@@ -29,11 +29,12 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Bool, Float64, UInt8
+from std_msgs.msg import Bool, Float64, String, UInt8
 from trajectory_msgs.msg import JointTrajectory
 
 from dropgate_sim.arm_driver import ArmDriver, SafetyMode, Scaling
 from dropgate_sim.arm_messages import joint_state, picture, pose, state_message, trajectory_of
+from dropgate_sim.arm_models import Names
 from dropgate_sim.arm_streams import ArmStreams, StreamFault
 from dropgate_sim.jtc import JointTrajectoryController, JtcSettings
 from dropgate_sim.mock_file import NoMock, base_model, mock_model
@@ -60,6 +61,10 @@ DEFAULTS: dict[str, tuple[Any, str]] = {
     "joints": ([""], "names instead of the model's; then also joint_low, joint_high, joint_velocity"),
     "tcp_topic": ("/tcp_pose", "geometry_msgs/PoseStamped of the flange; empty = none"),
     "tcp_frame": ("base", "its frame_id"),
+    "description_topic": ("~/robot_description", "std_msgs/String, latched: URDF of this arm, from its own numbers"),
+    "base_link": ("base", "how that description calls its root"),
+    "tcp_link": ("tcp", "... its flange"),
+    "elbow_link": ("elbow", "... the link at its elbow"),
     "cameras": ([""], "topics of test pictures"),
     "image_height": (64, "pixels"),
     "image_width": (64, "pixels"),
@@ -165,6 +170,9 @@ class SimArmNode(Node):
         self._safety_out = self.create_publisher(UInt8, "~/safety_mode", NEWEST)
         self._enable_out = self.create_publisher(Bool, given["enable_topic"], NEWEST)
         self._clock_out = self.create_publisher(Clock, "/clock", NEWEST) if given["publish_clock"] else None
+        self._description_out = self.create_publisher(String, given["description_topic"], KEPT)
+        names = Names(given["base_link"], given["tcp_link"], given["elbow_link"])
+        self._description_out.publish(String(data=self.driver.arm.model.urdf(names)))
 
     def _is_due(self, what: str, hz: float) -> bool:
         now = self.driver.now_ns
@@ -195,7 +203,7 @@ class SimArmNode(Node):
             tells = self.tells_driver_state
             self._scaling_out.publish(Float64(data=100.0 * (driver.scaling_factor if tells else driver.factor)))
             self._program_out.publish(Bool(data=driver.active or not tells))
-            self._safety_out.publish(UInt8(data=driver.mode.value))
+            self._safety_out.publish(UInt8(data=(driver.mode if tells else SafetyMode.NORMAL).value))
         if self.hold_enable and self._is_due("enable", ENABLE_HZ):
             self._enable_out.publish(Bool(data=True))
 
