@@ -143,6 +143,7 @@ _NUMBERS: dict[str, tuple[float, float, float, str]] = {
     "follow_rad": (0.05, 0.001, 1.0, "distance of a joint from its command that may last [rad]"),
     "follow_lag_s": (0.15, 0.0, 0.5, "how far behind its commands an arm may run [s]"),
     "follow_patience_s": (0.1, 0.0, 1.0, "how long such a distance may last [s]"),
+    "send_within_s": (0.014, 0.001, 10.0, "a joint command is ready so soon, or not sent [s]; above 0.1 in simulation"),
     "worker.start_timeout_s": (120.0, 1.0, 1800.0, "verify, load and warm up [s]"),
     "worker.request_timeout_s": (1.0, 0.05, 60.0, "of one inference; then the worker is killed [s]"),
     "limits.max_chunk_age_s": (0.5, 0.05, 2.0, "from observation to use [s]"),
@@ -224,7 +225,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
             name: _value(node, name)
             for name in (
                 "ramp_in_s", "late_speed", "permit_timeout_s", "max_pause_s", "max_clock_step_s", "max_duration_s",
-                "follow_rad", "follow_lag_s", "follow_patience_s",
+                "follow_rad", "follow_lag_s", "follow_patience_s", "send_within_s",
             )
         },
     )  # fmt: skip
@@ -239,6 +240,12 @@ def read(node: Node, policy: PolicySpec) -> Station:
         request_timeout_s=_value(node, "worker.request_timeout_s"),
     )
     timing = Timing(**{name: _value(node, f"limits.{name}") for name in Timing.__dataclass_fields__})
+    if kind is CommandKind.JOINT_TRAJECTORY and not settings.send_within_s < timing.splice_s:
+        if not _value(node, "simulated"):
+            raise ParameterError(
+                f"`send_within_s` is {settings.send_within_s:g}, expected less than `limits.splice_s`, {timing.splice_s:g}: "
+                "a command that is sent later departs from the one before in the past"
+            )
     return Station(
         robot=_value(node, "robot"),
         artifact=artifact_path(node),
