@@ -37,7 +37,9 @@ from runtime.inference.messages import (
 )
 from runtime.inference.wire import FrameReader, Kind, pack_frame, receive
 
-MODES = ("sweep", "nan", "oscillate", "far", "outside", "late", "stale", "raise", "garbage", "silence")
+MODES = ("sweep", "nan", "oscillate", "far", "outside", "late", "stale", "raise", "garbage", "silence", "leak")
+LEAK: list[np.ndarray] = []
+LEAK_BYTES = 8 << 20
 SPEED_RAD_S, AMPLITUDE_RAD = 0.3, 0.35
 SHAPE = np.array([1.0, 0.15, -0.2, 0.4, -0.4, 0.8, 0.5])  # of the sweep, per joint
 
@@ -71,6 +73,8 @@ def answer(request: Request, artifact: Artifact, script: Path, sweep: Sweep) -> 
     stamp_s, sequence = request.stamp_s, request.sequence
     if word == "late":
         time.sleep(float(number))
+    elif word == "leak":
+        LEAK.append(np.ones(LEAK_BYTES, np.uint8))
     elif word == "silence":
         return b""
     elif word == "garbage":
