@@ -9,7 +9,6 @@ a real arm's braking, a vendor's stop, or contact.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import platform
 import sys
@@ -61,7 +60,10 @@ def run_case(cell: FaultStation, case: FaultCase, slack: float = 1.0) -> Finding
         cell.pass_time(0.1)
     elif case.detect_s is not None:
         cell.pass_time(AFTER_S)  # the fault is gone, and still nothing may move
-    messages = [each for each in cell.arm.received if each.trajectory.stamp_ns >= began_ns]
+    if cell.operator.state != "fault_latched":
+        cell.operator.stop()  # it goes on, as it should or not
+        cell.pass_time(bounds.stop_s)
+    messages = [each for each in list(cell.arm.received) if each.trajectory.stamp_ns >= began_ns]
     names, settings = cell.arm.driver.arm.names, cell.arm.driver.controller.settings
     told = case.station != "clock" and not case.vendor  # else stamps are of two times, or of slowed ones
     finding = judge(
@@ -69,26 +71,29 @@ def run_case(cell: FaultStation, case: FaultCase, slack: float = 1.0) -> Finding
         cause=cause, detected_s=detected, detect_bound_s=detect_s, must_stop=not case.goes_on, note=case.note,
         sent=as_sent(names, settings, messages) if told else None, late=lateness(messages) if told else None,
     )  # fmt: skip
-    if cell.operator.state != "fault_latched":
-        cell.operator.stop()  # it goes on, as it should or not
-        cell.pass_time(bounds.stop_s)
     return replace(finding, problems=(*finding.problems, *filter(None, (missing,))))
 
 
 def _unsaid(cell: FaultStation, case: FaultCase, before: str) -> str:
     """What the diagnostics, which come once a second, should say and do not."""
-    facts = cell.operator.diagnostics
-    if case.says is not None:
-        key, word = case.says
-        with contextlib.suppress(GaveUp):
-            cell.operator.wait(lambda: cell.operator.diagnostics.get(key, "").startswith(word), key, SAYS_S / cell.pace)
-        found = cell.operator.diagnostics.get(key)
-        return "" if (found or "").startswith(word) else f"diagnostics say {key}: {found}, expected {word}..."
-    if case.grows is not None:
-        key, least = case.grows
-        grown = float(facts.get(key) or "nan") - float(before or "nan")
-        return "" if grown >= least else f"diagnostics show {key} growing by {grown:.1f}, expected at least {least:g}"
+    facts: dict[str, str] = {}
+
+    def shown() -> bool:
+        facts.update(cell.operator.diagnostics)
+        if case.grows is not None:
+            return _number(facts.get(case.grows[0])) - _number(before) >= case.grows[1]
+        return case.says is None or facts.get(case.says[0], "").startswith(case.says[1])
+
+    try:
+        cell.operator.wait(shown, "the diagnostics", SAYS_S / cell.pace)
+    except GaveUp:
+        key, expected = case.says or (case.grows or ("", ""))
+        return f"diagnostics say {key}: {facts.get(key)} (before: {before or '-'}), expected {expected}"
     return ""
+
+
+def _number(text: str | None) -> float:
+    return float(text or "nan")
 
 
 def run_refusal(cell: FaultStation, case: FaultCase) -> Finding:
