@@ -31,11 +31,13 @@ LATE_S = 0.045
 
 
 class JointWorld(World):
-    """The same world with six joints behind a trajectory controller. `lateness(k)` is how long tick k takes [s]; what
+    """The same world with six joints behind a trajectory controller. `lateness(k)` is how long tick k takes, and
+    `converting(k)` its message [s]; what
     is sent arrives at that time, as on a real station."""
 
-    def __init__(self, lateness=lambda k: 0.0, **changes) -> None:
+    def __init__(self, lateness=lambda k: 0.0, converting=lambda k: 0.0, **changes) -> None:
         super().__init__()
+        self.converting = converting
         self.silent.add(JOINTS)
         pace = Pace(8, lead_s=0.2)
         settings = replace(self.controller.settings, pace=pace, follow_rad=0.3, **changes)
@@ -94,9 +96,11 @@ class JointWorld(World):
             self.count, self.took = self.count + 1, self.lateness(self.count + 1)
             self.wall._now_s = wall
             tick = self.controller.tick()
+            self.wall.advance(self.converting(self.count))
+            sent = tick.command is not None and self.controller.still_in_time()
             self.wall._now_s = wall
-            self.ticks.append(tick)
-            if tick.command is not None:
+            self.ticks.append(replace(tick, command=tick.command if sent else None))
+            if sent:
                 c = tick.command
                 points = np.stack([c.positions, c.velocities, c.accelerations], axis=1)
                 self.way.append((now + self.took, c.start_s + c.times_s, points))
@@ -173,4 +177,25 @@ def test_a_little_late_is_in_time():
     world = moving(lateness=lambda k: 0.013)
     world.step(60)
     assert world.controller.state is State.RUNNING, world.controller.incident.text
+    assert breached(world) == set(), world.record.worst
+
+
+@pytest.mark.parametrize("late", ["lateness", "converting"])
+def test_whatever_comes_between_tick_and_wire_no_limit_is_broken_and_the_next_task_begins_where_the_arm_rests(late):
+    """Many tasks; in each, one tick or one message is late, at whatever instant."""
+    world, causes = JointWorld(), []
+    world.ready()
+    draw = np.random.default_rng(0)
+    for _ in range(6):
+        at = world.count + int(draw.integers(2, 60))
+        setattr(world, late, lambda k, at=at: 0.08 if k == at else 0.0)
+        world.controller.start("go")
+        world.step(62)
+        world.controller.stop()
+        world.step(int(draw.integers(40, 60)))
+        causes.append(world.controller.incident.cause)
+        assert world.controller.state is State.FAULT_LATCHED
+        world.controller.reset_fault()
+        world.controller.arm(True)
+    assert StopCause.COMMAND_LATE in causes
     assert breached(world) == set(), world.record.worst

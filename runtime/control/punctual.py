@@ -9,6 +9,7 @@ loses on its way after that is covered by the rest of `splice_s`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -24,25 +25,33 @@ class PunctualLoop(FollowedLoop):
     """The loop that withholds what is late."""
 
     _sent: SafeTrajectory | None = None
+    _before: tuple[SafeTrajectory | None, Mapping[str, float] | None] = (None, None)  # of the last, if it is taken back
     _withheld: SafeTrajectory | None = None
     _left_s, _looked_s = 0.0, 0.0  # of the stop that is being played, in the controller's own time; when it was counted
     _held: Mapping[str, float] | None = None  # where that stop ends: the filter only knows what was withheld
+    _began_s = -math.inf
 
     def tick(self) -> Tick:
         """Do what is due now."""
-        began = self._wall.now()
+        self._began_s = self._wall.now()
         tick = super().tick()
         command = tick.command
         if command is None or command.kind is CommandKind.TWIST or self.settings.lockstep:
             return tick
-        took, most = self._wall.now() - began, self.settings.send_within_s
-        if took <= most:
-            self._sent, self._held = command, None
-            return tick
+        self._before, self._sent, self._held = (self._sent, self._held), command, None
+        return tick if self.still_in_time() else replace(tick, state=self.state, command=None)
+
+    def still_in_time(self) -> bool:
+        """Whether the last tick's command may be sent now: to be asked again at the last moment. False: it must not be
+        sent, and the arm stops."""
+        command, took, most = self._sent, self._wall.now() - self._began_s, self.settings.send_within_s
+        if command is None or self.settings.lockstep or took <= most:
+            return True
+        self._sent, self._held = self._before
         self._withhold(command)
         text = f"a command was ready {took:.3f} s after its tick began, at most {most:g} s is allowed; it was not sent"
         self.fault(StopCause.COMMAND_LATE, f"{text}, and the arm plays the stop of the one before")
-        return replace(tick, state=self.state, command=None)
+        return False
 
     def _withhold(self, command: SafeTrajectory) -> None:
         """Nothing more is sent until the stop that was sent is over, and the one that was not would be."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ PERMIT_S, PAUSE_S, ANSWER_S, LATE_S = 0.2, 0.6, 1.0, 0.7  # fault_artifact.param
 
 
 ROOM_BYTES = 4096
+STUTTERS, STUTTER_S = 16, 0.03
 UNDER_WAY = "accelerations are shown, not judged: "
 JOLTS = UNDER_WAY + "until the slowing is heard of, a message jolts, because the controller begins it by absolute time"
 BACK = UNDER_WAY + "the command that is under way when the clock is set back is played by the new clock, too early"
@@ -41,7 +43,7 @@ class FaultCase:
     Attributes:
         causes: right answers to "why"; empty: nobody is left to say it, or nothing may stop.
         detect_s: see the module; None where nobody is left to say it.
-        goes_on: the task must not stop.
+        goes_on: the task must not stop, unless with one of `causes`.
         quick: part of the subset that CI runs.
         vendor: accelerations are shown, not judged: the robot's own safety brakes, harder than a program may, or `note`
             says what nobody can recall.
@@ -94,6 +96,16 @@ def _signal(name: str, number: int) -> Act:
 
 def _worker(number: int) -> Act:
     return lambda cell: os.kill(cell.worker(), number)
+
+
+def _stutter(cell: FaultStation) -> None:
+    """Not scheduled for longer than `send_within_s`, and shorter than `limits.splice_s`, again and again."""
+    controller = cell.processes["controller"]
+    for _ in range(STUTTERS):
+        controller.send_signal(signal.SIGSTOP)
+        time.sleep(STUTTER_S / cell.pace)
+        controller.send_signal(signal.SIGCONT)
+        time.sleep(STUTTER_S / cell.pace)
 
 
 def _again(*names: str) -> Act:
@@ -210,6 +222,8 @@ CASES: tuple[FaultCase, ...] = (
               CHUNK_S + PAUSE_S + ANSWER_S, _sweep),
     FaultCase("controller SIGSTOP", _signal("controller", signal.SIGSTOP), undo=_again("controller")),
     FaultCase("controller SIGKILL", _signal("controller", signal.SIGKILL), undo=_again("controller"), quick=True),
+    FaultCase("controller stutters", _stutter, ("command_late",), goes_on=True,
+              note="goes on, or stops with that cause: but whatever is too late is not sent"),
     FaultCase("guard SIGKILL", _signal("guard", signal.SIGKILL), ("permit_lost",), PERMIT_S + SLOW_S, _again("guard"),
               quick=True),
     FaultCase("guard SIGSTOP", _signal("guard", signal.SIGSTOP), ("permit_lost",), PERMIT_S + SLOW_S, _again("guard")),

@@ -130,7 +130,7 @@ def judge(
     problems: list[str] = []
     if must_stop and expected and cause not in expected:
         problems.append(f"cause is {cause or 'none'}, expected {' or '.join(expected)}")
-    if not must_stop and cause not in ("", "none"):
+    if not must_stop and cause not in ("", "none", *expected):
         problems.append(f"stopped with cause {cause}, expected to go on")
     if must_stop and detect_bound_s is not None and (detected_s is None or detected_s > detect_bound_s):
         problems.append(f"noticed after {_s(detected_s)}, expected within {detect_bound_s:.2f} s")
