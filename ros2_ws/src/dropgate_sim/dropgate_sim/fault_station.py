@@ -85,6 +85,8 @@ class FaultStation:
         rclpy.init(context=self._context)
         given = self._given["sim_arm"]["ros__parameters"]
         self.arm = SimArmNode(self._context, [Parameter(name, value=value) for name, value in given.items()])
+        home = " ".join(repr(float(place)) for place in self.arm.driver.arm.positions)
+        (self.folder / "home").write_text(home, encoding="ascii")
         self.operator = OperatorNode(self._context, lambda: None, self._patience_s)
         executor = SingleThreadedExecutor(context=self._context)
         executor.add_node(self.operator)

@@ -119,7 +119,7 @@ def run_suite(
 ) -> list[Finding]:
     """All cases on one cell. A case that cannot be carried out is a finding too; the cell then begins anew.
 
-    `tries`: a case that the machine spoiled is made so often at most, and every time is told.
+    `tries`: a case that the machine spoiled, or that could not be made, is made so often at most; each time is told.
     """
     found: list[Finding] = []
     for case in cases:
@@ -133,9 +133,10 @@ def run_suite(
             say(f"{case.name}: {finding.result} ({time.monotonic() - began:.1f} s, load {os.getloadavg()[0]:.1f})")
             for line in (*finding.problems, *filter(None, (finding.spoiled,))):
                 say(f"    {line}")
-            if any(problem.startswith("gave up") for problem in finding.problems):
+            gave_up = any(problem.startswith("gave up") for problem in finding.problems)
+            if gave_up:
                 cell.restore()
-            if finding.result != "late":
+            if finding.result != "late" and not gave_up:
                 break
         found.append(finding)
     return found
