@@ -32,6 +32,7 @@ class StopCause(str, Enum):
     CHUNK_REJECTED = "chunk_rejected"
     CHUNK_LATE = "chunk_late"
     COMMAND_CONFLICT = "command_conflict"
+    COMMAND_LATE = "command_late"
     NOT_FOLLOWING = "not_following"
     CLOCK_JUMP = "clock_jump"
     DEACTIVATED = "deactivated"

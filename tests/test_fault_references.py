@@ -14,6 +14,8 @@ pytest.importorskip("mujoco", reason="sim: mujoco not installed. Next: make inst
 
 from dropgate_sim.arm_driver import ArmDriver
 from dropgate_sim.arm_models import UR5E
+from dropgate_sim.fault_page import page
+from dropgate_sim.fault_sent import Received, as_sent, lateness
 from dropgate_sim.fault_verdict import Bounds, judge, table, to_json
 from dropgate_sim.jtc import JointTrajectoryController, JtcSettings, Trajectory
 from dropgate_sim.jtc_spline import Point
@@ -131,6 +133,77 @@ def test_judge_wants_the_right_cause_in_time_and_says_what_is_wrong():
     assert "1 of 2 ok" in text
     assert "stood still" in text
     assert '"ok": false' in to_json([right, wrong], {"robot": "x"})
+
+
+def late_stream(made_ms: float, way_ms: float):
+    """A healthy stream; each message is handed over and arrives so much later."""
+    kept: list = []
+    total = made_ms + way_ms
+    arm = stream(1.0, (total, total + 0.1), kept=kept)
+    arm.advance(FAULT_NS + 2 * S)
+    messages = [Received(sent, sent.stamp_ns + int(made_ms * MS), arrival) for sent, arrival in kept]
+    sent = as_sent(NAMES, arm.controller.settings, messages)
+    about = {"began_ns": START + 300 * MS, "fault_ns": FAULT_NS}
+    return judge("late", arm.record, BOUNDS, sent=sent, late=lateness(messages), **about)
+
+
+def test_messages_that_the_machine_brings_late_are_told_from_messages_that_are_wrong():
+    found = late_stream(3.0, 1.0)
+    assert found.result == "ok", found.problems
+    assert found.worst_sent["jerk"] <= 1.0
+    found = late_stream(3.0, 57.0)
+    assert found.worst["jerk"] > 1.2 > found.worst_sent["jerk"], "the arm's number and the messages' own"
+    assert found.result == "late"
+    assert not found.ok
+    assert "57 ms on its way to the arm, sent 3 ms after its stamp; 20 ms may pass" in found.spoiled
+    assert "jerk reached" in table([found])
+    assert "57 ms on its way" in table([found])
+
+
+def test_a_node_that_sends_what_is_too_late_fails():
+    found = late_stream(57.0, 1.0)
+    assert found.result == "FAIL"
+    assert found.spoiled == ""
+
+
+@pytest.mark.parametrize("name", ["zero on NaN", "latency off by one", "clamp only"])
+def test_lateness_is_no_excuse_for_messages_that_break_limits_themselves(name):
+    messages = []
+    for k in range(60):
+        names, goal = BAD[name](k, np.array(UR5E.home))
+        stamp = START + k * STEP_NS
+        sent = Trajectory(tuple(names), (Point(STEP_NS, np.asarray(goal), None),), stamp)
+        messages.append(Received(sent, stamp, stamp + 60 * MS))
+    arm = play(cell(), BAD[name])
+    sent = as_sent(NAMES, arm.controller.settings, messages)
+    found = judge(name, arm.record, BOUNDS, began_ns=FAULT_NS - 200 * MS, fault_ns=FAULT_NS, sent=sent,
+                  late=lateness(messages))  # fmt: skip
+    assert found.result == "FAIL"
+    assert any(problem.startswith("as sent, ") for problem in found.problems)
+
+
+def test_a_withheld_command_instead_of_the_fault_is_not_judged_and_not_ok():
+    arm = stream(1.0, (0.5, 2.0))
+    arm.advance(FAULT_NS + 2 * S)
+    about = {"began_ns": FAULT_NS, "fault_ns": FAULT_NS, "expected": ("observation_stale",), "detect_bound_s": 0.3}
+    found = judge("x", arm.record, BOUNDS, cause="command_late", detected_s=0.0, **about)
+    assert found.result == "late"
+    wanted = judge(
+        "x", arm.record, BOUNDS, cause="command_late", detected_s=0.0, **about | {"expected": ("command_late",)}
+    )
+    assert wanted.result == "ok"
+
+
+def test_the_page_shows_every_fault_with_its_cause_and_escapes_what_it_is_told():
+    arm = stream(1.0, (0.5, 2.0))
+    arm.advance(FAULT_NS + 2 * S)
+    found = judge("<b>x", arm.record, BOUNDS, began_ns=FAULT_NS, fault_ns=FAULT_NS, expected=("timeout",))
+    text = page([found, late_stream(3.0, 57.0)], {"load": 1.0})
+    assert "&lt;b&gt;x" in text
+    assert "<b>x" not in text
+    assert "class=FAIL" in text
+    assert "class=late" in text
+    assert "0 of 2 ok" in text
 
 
 def test_an_arm_that_creeps_after_its_stop_is_found():

@@ -42,7 +42,7 @@ class PatientStation(FaultStation):
 def test_quick_faults_end_in_a_stop_with_the_right_cause(tmp_path):
     cases = [case for case in CASES if case.quick]
     with PatientStation(ROBOT, tmp_path / "cell", PACE, patience_s=120.0) as cell:
-        found = run_suite(cell, cases, print, SLACK)
+        found = run_suite(cell, cases, print, SLACK, tries=3)
     assert len(found) == len(cases)
     assert all(finding.ok for finding in found), "\n" + table(found)
 
@@ -52,10 +52,11 @@ def test_every_case_has_a_name_of_its_own_and_causes_that_exist():
     assert len(set(names)) == len(names) >= 30
     known = {cause.value for cause in StopCause} | LATER
     for case in CASES:
+        if case.at_rest:  # the words of a refusal
+            continue
         assert set(case.causes) <= known, case.name
         assert case.goes_on or case.causes or "controller" in case.name, "somebody must say why"
-        assert not (case.goes_on and case.causes)
-        assert (case.detect_s is not None) == bool(case.causes)
+        assert (case.detect_s is not None) == (bool(case.causes) and not case.goes_on)
 
 
 def test_unknown_fault_is_refused_with_the_list(capsys):

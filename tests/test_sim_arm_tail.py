@@ -75,8 +75,9 @@ def message(command, first: int = 0) -> Trajectory:
     return Trajectory(tuple(command.names), tuple(points), round(command.start_s * 1e9))
 
 
-def stream(seconds: float, delay_ms, seed: int = 0, first: int = 0, **jtc) -> ArmDriver:
-    """Commands every 20 ms for `seconds`, then nobody. `delay_ms` is drawn per message: (low, high)."""
+def stream(seconds: float, delay_ms, seed: int = 0, first: int = 0, kept: list | None = None, **jtc) -> ArmDriver:
+    """Commands every 20 ms for `seconds`, then nobody. `delay_ms` is drawn per message: (low, high). `kept` gets each
+    message with its arrival."""
     settings = JtcSettings(**{"interpolate_from_desired_state": True, **jtc})
     cell = ArmDriver(MujocoArm(UR5E), JointTrajectoryController(UR5E.joints, settings), START)
     path, rng = Path(), np.random.default_rng(seed)
@@ -95,6 +96,8 @@ def stream(seconds: float, delay_ms, seed: int = 0, first: int = 0, **jtc) -> Ar
         since += TICK_NS * 1e-9 * command.scale
         arrival = now_ns + int(rng.uniform(*delay_ms) * MS)
         sent = message(command, first)
+        if kept is not None:
+            kept.append((sent, arrival))
         cell.at(arrival, lambda sent=sent: cell.command(sent))
     return cell
 

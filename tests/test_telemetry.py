@@ -18,8 +18,8 @@ DURATIONS = st.lists(st.floats(0.0, 1e3), min_size=1, max_size=200)
 CAUSES = [
     "none", "cancelled", "finished", "stop_requested", "permit_lost", "enable_lost", "observation_stale",
     "observation_missing", "observation_skewed", "observation_frozen", "observation_invalid", "worker_died",
-    "worker_timeout", "policy_error", "chunk_rejected", "chunk_late", "command_conflict", "not_following",
-    "clock_jump", "deactivated", "internal_error",
+    "worker_timeout", "policy_error", "chunk_rejected", "chunk_late", "command_conflict", "command_late",
+    "not_following", "clock_jump", "deactivated", "internal_error",
 ]  # fmt: skip
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import math
 
-from runtime.control.following import FollowedLoop
+from runtime.control.punctual import PunctualLoop
 from runtime.control.state import Event, NotAllowed
 from runtime.control.state_map import ObservationProblem
 from runtime.control.task import Task
 from runtime.telemetry import Incident, StopCause
 
 
-class Controller(FollowedLoop):
+class Controller(PunctualLoop):
     """Call `tick` at a fixed rate and the rest between ticks. What is not possible now raises NotAllowed, with why."""
 
     def activate(self) -> None:

@@ -30,6 +30,8 @@ class Settings:
         follow_rad: distance of a joint from its command that may last.
         follow_lag_s: how far behind its commands an arm may run.
         follow_patience_s: how long a distance may last; longer is a fault.
+        send_within_s: a joint command that is ready so long after its tick began is not sent, and is a fault; below
+            `limits.splice_s` by the time that a message is under way.
     """
 
     pace: Pace
@@ -47,3 +49,4 @@ class Settings:
     follow_rad: float = 0.05
     follow_lag_s: float = 0.15
     follow_patience_s: float = 0.1
+    send_within_s: float = 0.014

@@ -71,6 +71,12 @@ class RecordedController(Controller):
             event["out"] = outcome(self, tick)
         return tick
 
+    def still_in_time(self) -> bool:
+        """See PunctualLoop."""
+        with self._tape.event("still_in_time", {}) as event:
+            event["out"] = kept = super().still_in_time()
+        return kept
+
     def fault(self, cause: StopCause, text: str) -> None:
         """Stop and latch."""
         with self._tape.event("fault", {"cause": cause.value, "text": text}):

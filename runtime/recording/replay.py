@@ -117,6 +117,7 @@ def _do(controller: Controller, call: str, args: Mapping[str, Any]) -> Any:
     number = values.to_number
     calls: dict[str, Callable[[], Any]] = {
         "tick": lambda: outcome(controller, controller.tick()),
+        "still_in_time": controller.still_in_time,
         "put": lambda: controller.buffer.put(
             args["name"], number(args["stamp_s"]), values.to_sample(args["value"]), number(args["now_s"])
         ),
@@ -138,4 +139,4 @@ def _do(controller: Controller, call: str, args: Mapping[str, Any]) -> Any:
     if call not in calls:
         raise ContractError(f"recording: found call {call!r}, expected one of {sorted(calls)}")
     found = calls[call]()
-    return found if call in ("tick", "put") else None
+    return found if call in ("tick", "put", "still_in_time") else None

@@ -60,6 +60,7 @@ _PLAIN: dict[str, tuple[Any, str]] = {
 }
 _NUMBERS: dict[str, tuple[float, float, float, str]] = {
     "tick_hz": (50.0, 5.0, 500.0, "ticks per second of wall time"),
+    "send_within_s": (0.014, 0.001, 10.0, "a joint command is ready so soon, or not sent [s]; above 0.1 in simulation"),
     "command.stream_hz": (250.0, 125.0, 1000.0, "set-points a second, for forward_position"),
     "lead_s": (0.1, 0.0, 2.0, "how long before the end of a chunk the next one is asked for [s]"),
     "ramp_in_s": (1.0, 0.0, 10.0, "from rest to full speed [s]"),

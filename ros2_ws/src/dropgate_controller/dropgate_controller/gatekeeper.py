@@ -84,7 +84,10 @@ class Gatekeeper:
         if self.world is World.REAL:
             gone = None if worker_ready else GateRefusedError("the worker that answered the golden samples is gone")
             self.admission = self._decide().plus(untouched(self._artifact), _golden(gone))
-        self._settle("arm", "; ".join(self.admission.reasons) if self.world is World.REAL else "")
+            self._settle("arm", "; ".join(self.admission.reasons))
+            return
+        files = untouched(self._artifact)
+        self._settle("arm", "" if files.ok else files.reason)
 
     def may_begin(self, instruction: str) -> None:
         """A goal's sentence must be released, and the release not have expired meanwhile. Raises NotAllowed."""

@@ -48,17 +48,22 @@ class Outputs:
         return self._commands is not None
 
     def send(self, command: SafeTrajectory) -> None:
-        """Gripper first: who waits for the arm's command finds both."""
+        """Gripper first: who waits for the arm's command finds both. A joint command is looked at last: what has become
+        too late meanwhile is not sent, nor its gripper's."""
         if self._commands is None:
+            return
+        twists = command.kind is CommandKind.TWIST
+        message = None if self._stream is not None or twists else conversions.joint_trajectory_from(command)
+        if not twists and not self._loaded.controller.still_in_time():
             return
         if self._gripper is not None and command.gripper is not None:
             self._gripper.publish(Float64(data=command.gripper))
         if self._stream is not None:
             self._stream.take(command)
-        elif command.kind is CommandKind.TWIST:
+        elif twists:
             self._commands.publish(conversions.twist_from(command, self._loaded.station.command_frame))
         else:
-            self._commands.publish(conversions.joint_trajectory_from(command))
+            self._commands.publish(message)
 
     def show(self, tick: Tick) -> None:
         """A chunk as the policy gave it, and as the filter let it pass."""

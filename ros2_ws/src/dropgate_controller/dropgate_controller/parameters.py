@@ -120,7 +120,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
             name: value(node, name)
             for name in (
                 "ramp_in_s", "late_speed", "permit_timeout_s", "max_pause_s", "max_clock_step_s", "max_duration_s",
-                "follow_rad", "follow_lag_s", "follow_patience_s",
+                "follow_rad", "follow_lag_s", "follow_patience_s", "send_within_s",
             )
         },
     )  # fmt: skip
@@ -135,6 +135,11 @@ def read(node: Node, policy: PolicySpec) -> Station:
         request_timeout_s=value(node, "worker.request_timeout_s"),
     )
     timing = Timing(**{name: value(node, f"limits.{name}") for name in Timing.__dataclass_fields__})
+    checked = kind is CommandKind.JOINT_TRAJECTORY and not value(node, "simulated")  # there walls may go faster
+    if checked and not settings.send_within_s < timing.splice_s:
+        raise ParameterError(
+            f"`send_within_s` is {settings.send_within_s:g}, expected less than `limits.splice_s`, {timing.splice_s:g}"
+        )
     return Station(
         robot=value(node, "robot"),
         artifact=artifact_path(node),

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -46,14 +48,20 @@ def diagnostics(loaded: Loaded, stamp: Time) -> DiagnosticArray:
         "state": controller.state.value,
         "cause": controller.incident.cause.value,
         "queue ms": f"{1000 * controller.queue_s:.0f}",
+        "memory MiB": memory_mib(os.getpid()),
+        "worker memory MiB": memory_mib(loaded.worker.pid),
+        "recording": _recording(loaded),
         **loaded.gatekeeper.values,
     }
     for name, histogram in vars(controller.latencies).items():
         for label, value in (("p50", histogram.p50_s), ("p99", histogram.p99_s), ("max", histogram.max_s)):
             values[f"{name} {label} ms"] = f"{1000 * value:.3f}"
         values[f"{name} count"] = str(histogram.count)
+    ended = loaded.recording is not None and loaded.recording.trouble
+    level = DiagnosticStatus.WARN if ended else DiagnosticStatus.OK
+    level = DiagnosticStatus.ERROR if controller.state in _BAD else level
     found = DiagnosticStatus(
-        level=DiagnosticStatus.ERROR if controller.state in _BAD else DiagnosticStatus.OK,
+        level=level,
         name="dropgate_controller",
         message=controller.incident.text or controller.state.value,
         hardware_id=loaded.station.robot,
@@ -62,6 +70,21 @@ def diagnostics(loaded: Loaded, stamp: Time) -> DiagnosticArray:
     message = DiagnosticArray(status=[found])
     message.header.stamp = stamp
     return message
+
+
+def memory_mib(pid: int | None) -> str:
+    """What a process has in memory now, for whoever looks for growth; empty if it cannot be known."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):
+        return ""
+    return f"{pages * os.sysconf('SC_PAGE_SIZE') / (1 << 20):.1f}"
+
+
+def _recording(loaded: Loaded) -> str:
+    if loaded.recording is None:
+        return "none"
+    return f"ended: {loaded.recording.trouble}" if loaded.recording.trouble else "on"
 
 
 def feedback(loaded: Loaded, now_s: float) -> RunTask.Feedback:

@@ -39,6 +39,7 @@ from runtime.contract.spec import ImageSpec, ObservationSpec, PromptSpec, StateS
 from runtime.contract.write import ArtifactFile, extend_artifact, write_artifact
 
 TASK = "sweep"
+SPLICE_S, SEND_S = 0.04, 0.025  # twice the default: arm, node and tests share a machine without real-time priorities
 SIZE, HORIZON, EXECUTE_ROWS, DT_S = 16, 16, 8, 0.05
 IMAGE_AGE_S, STATE_AGE_S = 0.25, 0.15  # of the suite's policy: what its observations may be old
 
@@ -125,7 +126,9 @@ def _words() -> bytes:
     return str(tokenizer.to_str()).encode()
 
 
-def parameters(robot_file: Path, artifact: Path, python: Path, pace: float) -> dict[str, Any]:
+def parameters(
+    robot_file: Path, artifact: Path, python: Path, pace: float, simulated_time: bool = True
+) -> dict[str, Any]:
     """The mock's sections for the suite. Silences are counted in wall time: slow motion (`pace` < 1) stretches them."""
     sections = mock_sections(yaml.safe_load(robot_file.read_text(encoding="utf-8")), str(robot_file))
     controller, guard, arm = (
@@ -133,12 +136,15 @@ def parameters(robot_file: Path, artifact: Path, python: Path, pace: float) -> d
     )
     joints = arm["joints"]
     controller |= {
-        "artifact": str(artifact), "enable_motion": True, "require_regression": False, "use_sim_time": True,
+        "artifact": str(artifact), "enable_motion": True, "require_regression": False,
+        "use_sim_time": simulated_time,
         "state": [f"joint.{name}" for name in joints], "tick_hz": 50.0 * pace, "ramp_in_s": 0.3,
-        "permit_timeout_s": 0.2 / pace, "max_pause_s": 0.6 / pace, "lead_s": 0.2, "execute_rows": EXECUTE_ROWS,
+        "permit_timeout_s": 0.2 / pace, "max_pause_s": 0.6 / pace, "send_within_s": SEND_S / pace, "lead_s": 0.2,
+        "execute_rows": EXECUTE_ROWS,
         "worker": {"python": str(python), "threads": 1, "request_timeout_s": 1.0 / pace, "start_timeout_s": 120.0},
     }  # fmt: skip
     rates = controller["limits"]["joint_acceleration"]
+    controller["limits"]["splice_s"] = SPLICE_S
     controller["limits"].setdefault("joint_jerk", [10.0 * rate for rate in rates])  # full acceleration within 0.1 s
     guard |= {
         "heartbeat_s": 0.3 / pace,
@@ -146,10 +152,10 @@ def parameters(robot_file: Path, artifact: Path, python: Path, pace: float) -> d
         "enable_s": 0.2 / pace,
         "scaling_s": 0.5 / pace,
         "state_s": 1.0 / pace,
-        "use_sim_time": True,
+        "use_sim_time": simulated_time,
     }
     arm |= {
-        "hold_enable": False, "publish_clock": True, "real_time_factor": pace, "image_height": SIZE,
+        "hold_enable": False, "publish_clock": simulated_time, "real_time_factor": pace, "image_height": SIZE,
         "image_width": SIZE, "joints_hz": 100.0,
     }  # fmt: skip
     return sections

@@ -8,7 +8,9 @@ observation may be old, what a permission may, one chunk's life. It is the table
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +29,8 @@ FOLLOW_S = 0.05 / 0.1 + 0.15 + 0.1 + 0.5  # the distance that may last at MOVING
 PERMIT_S, PAUSE_S, ANSWER_S, LATE_S = 0.2, 0.6, 1.0, 0.7  # fault_artifact.parameters
 
 
+ROOM_BYTES = 4096
+STUTTERS, STUTTER_S = 16, 0.03
 UNDER_WAY = "accelerations are shown, not judged: "
 JOLTS = UNDER_WAY + "until the slowing is heard of, a message jolts, because the controller begins it by absolute time"
 BACK = UNDER_WAY + "the command that is under way when the clock is set back is played by the new clock, too early"
@@ -39,10 +43,14 @@ class FaultCase:
     Attributes:
         causes: right answers to "why"; empty: nobody is left to say it, or nothing may stop.
         detect_s: see the module; None where nobody is left to say it.
-        goes_on: the task must not stop.
+        goes_on: the task must not stop, unless with one of `causes`.
         quick: part of the subset that CI runs.
         vendor: accelerations are shown, not judged: the robot's own safety brakes, harder than a program may, or `note`
             says what nobody can recall.
+        station: what it is made on. plain; clock: the arm tells the time; recorded: all of it goes to a file.
+        says: what the controller's diagnostics must say while it lasts: a key, and the beginning of its value.
+        grows: what they must show growing, and by how much at least.
+        at_rest: made before arming, which must be refused with one of `causes` in its reason; nothing moves.
     """
 
     name: str
@@ -54,6 +62,10 @@ class FaultCase:
     quick: bool = False
     vendor: bool = False
     note: str = ""
+    station: str = "plain"
+    says: tuple[str, str] | None = None
+    grows: tuple[str, float] | None = None
+    at_rest: bool = False
 
 
 def _stream(fault: str) -> Act:
@@ -84,6 +96,16 @@ def _signal(name: str, number: int) -> Act:
 
 def _worker(number: int) -> Act:
     return lambda cell: os.kill(cell.worker(), number)
+
+
+def _stutter(cell: FaultStation) -> None:
+    """Not scheduled for longer than `send_within_s`, and shorter than `limits.splice_s`, again and again."""
+    controller = cell.processes["controller"]
+    for _ in range(STUTTERS):
+        controller.send_signal(signal.SIGSTOP)
+        time.sleep(STUTTER_S / cell.pace)
+        controller.send_signal(signal.SIGCONT)
+        time.sleep(STUTTER_S / cell.pace)
 
 
 def _again(*names: str) -> Act:
@@ -139,6 +161,27 @@ def _say_nothing(cell: FaultStation) -> None:
     cell.operator.holding = None
 
 
+def _disk_full(cell: FaultStation) -> None:
+    """No file of the controller grows beyond the recording's size now: to a writer that is a full disk."""
+    pid, largest = cell.processes["controller"].pid, max(file.stat().st_size for file in cell.recordings())
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest + ROOM_BYTES, resource.RLIM_INFINITY))
+
+
+def _disk_free(cell: FaultStation) -> None:
+    endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(cell.processes["controller"].pid, resource.RLIMIT_FSIZE, endless)
+
+
+def _touch(cell: FaultStation) -> None:
+    """One byte more, and less again: the bytes are right, and yet somebody had the file in hand."""
+    file = cell.folder / "artifact" / "policy.onnx"
+    file.chmod(0o644)
+    size = file.stat().st_size
+    with file.open("ab") as out:
+        out.write(b"x")
+    os.truncate(file, size)
+
+
 def _slider(share: float) -> Act:
     return lambda cell: cell.arm.driver.set_factor(share)
 
@@ -179,6 +222,8 @@ CASES: tuple[FaultCase, ...] = (
               CHUNK_S + PAUSE_S + ANSWER_S, _sweep),
     FaultCase("controller SIGSTOP", _signal("controller", signal.SIGSTOP), undo=_again("controller")),
     FaultCase("controller SIGKILL", _signal("controller", signal.SIGKILL), undo=_again("controller"), quick=True),
+    FaultCase("controller stutters", _stutter, ("command_late",), goes_on=True,
+              note="goes on, or stops with that cause: but whatever is too late is not sent"),
     FaultCase("guard SIGKILL", _signal("guard", signal.SIGKILL), ("permit_lost",), PERMIT_S + SLOW_S, _again("guard"),
               quick=True),
     FaultCase("guard SIGSTOP", _signal("guard", signal.SIGSTOP), ("permit_lost",), PERMIT_S + SLOW_S, _again("guard")),
@@ -189,9 +234,10 @@ CASES: tuple[FaultCase, ...] = (
     FaultCase("enable let go", _let_go, ("enable_lost", "permit_lost"), SLOW_S, _hold),
     FaultCase("enable falls silent", _say_nothing, ("enable_lost", "permit_lost"), PERMIT_S + SLOW_S, _hold),
     FaultCase("enable bounces", _bounce, ("enable_lost", "permit_lost"), 0.1 + SLOW_S, _hold),
-    FaultCase("clock steps ahead", _clock(3.0), ("clock_jump", "observation_stale"), SLOW_S, _clock(0.0)),
+    FaultCase("clock steps ahead", _clock(3.0), ("clock_jump", "observation_stale"), SLOW_S, _clock(0.0),
+              station="clock"),
     FaultCase("clock steps back", _clock(-3.0), ("clock_jump", "observation_stale", "observation_invalid"), SLOW_S,
-              _clock(3.0), vendor=True, note=BACK),
+              _clock(3.0), vendor=True, station="clock", note=BACK),
     FaultCase("protective stop", _stream("protective_stop"), ("permit_lost", "not_following"), 0.1 + SLOW_S, _healthy,
               quick=True, vendor=True),
     FaultCase("program stop", _stream("program_stop"), ("permit_lost", "not_following"), 0.1 + SLOW_S, _healthy,
@@ -200,5 +246,11 @@ CASES: tuple[FaultCase, ...] = (
               vendor=True, note="the driver does not tell: only the distance between command and arm does"),
     FaultCase("speed slider at half", _slider(0.5), ("permit_lost",), 0.1 + SLOW_S, _slider(1.0), vendor=True,
               note=JOLTS),
+    FaultCase("disk full", _disk_full, undo=_disk_free, goes_on=True, station="recorded",
+              says=("recording", "ended: "), note="the recording ends and says so; the robot goes on"),
+    FaultCase("worker leaks", _script("leak"), undo=_sweep, goes_on=True, grows=("worker memory MiB", 16.0),
+              note="nothing stops for it; the growth is in the diagnostics"),
+    FaultCase("artifact changed on disk", _touch, ("policy.onnx",), undo=lambda cell: cell.restore(), at_rest=True,
+              note="between configure and arm; configured again, the changed artifact is refused"),
     FaultCase("stop called", lambda cell: cell.operator.stop(), ("stop_requested",), SLOW_S),
 )  # fmt: skip

@@ -40,18 +40,20 @@ class FaultStation:
         pace: seconds of the arm's time per second of the machine's; below 1 on a busy machine.
         patience_s: of every wait, in wall time.
         change: last word on the parameters, per node.
+        simulated_time: the arm tells the time, so that it can be set. Otherwise all have the machine's, as a real
+            station has; in slow motion there is no choice.
     """
 
     def __init__(
         self, robot_file: Path, folder: Path, pace: float = 1.0, patience_s: float = 60.0,
-        change: Callable[[dict[str, Any]], None] | None = None,
+        change: Callable[[dict[str, Any]], None] | None = None, simulated_time: bool = True,
     ) -> None:  # fmt: skip
         self.folder, self.pace, self._patience_s = folder, pace, patience_s
         folder.mkdir(parents=True, exist_ok=True)
         self._script = folder / "script"
         self.script("sweep")
         launcher = write_launcher(folder / "python", self._script)
-        draft = parameters(robot_file, folder / "artifact", launcher, pace)
+        draft = parameters(robot_file, folder / "artifact", launcher, pace, simulated_time or pace != 1.0)
         arm = draft["sim_arm"]["ros__parameters"]
         scripted_artifact(folder, tuple(arm["joints"]), cameras_of(draft))
         if change is not None:
@@ -70,7 +72,8 @@ class FaultStation:
             limits["joint_low"], limits["joint_high"], limits["joint_velocity"], limits["joint_acceleration"],
             limits.get("joint_jerk"),
         )  # fmt: skip
-        return Bounds(allowed, limits.get("commit_s", 0.1), self.pace / given["tick_hz"])
+        splice_s = limits.get("splice_s", 0.02)
+        return Bounds(allowed, limits.get("commit_s", 0.1), self.pace / given["tick_hz"], splice_s=splice_s)
 
     @property
     def now_ns(self) -> int:
@@ -82,6 +85,8 @@ class FaultStation:
         rclpy.init(context=self._context)
         given = self._given["sim_arm"]["ros__parameters"]
         self.arm = SimArmNode(self._context, [Parameter(name, value=value) for name, value in given.items()])
+        home = " ".join(repr(float(place)) for place in self.arm.driver.arm.positions)
+        (self.folder / "home").write_text(home, encoding="ascii")
         self.operator = OperatorNode(self._context, lambda: None, self._patience_s)
         executor = SingleThreadedExecutor(context=self._context)
         executor.add_node(self.operator)
@@ -157,6 +162,13 @@ class FaultStation:
         new = self._script.with_suffix(".new")
         new.write_text(words, encoding="ascii")
         new.replace(self._script)
+
+    def recordings(self) -> list[Path]:
+        """Files that are being written, if the controller was given `record_dir` below the folder. Raises GaveUp."""
+        found = list(self.folder.glob("recordings/*.part"))
+        if not found:
+            raise GaveUp("nothing is being recorded")
+        return found
 
     def worker(self) -> int:
         """Process id of the policy worker. Raises GaveUp."""

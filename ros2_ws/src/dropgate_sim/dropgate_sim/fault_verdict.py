@@ -8,17 +8,18 @@ run behind. On the way no limit may be broken. Afterwards nothing moves until a 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from dropgate_sim.fault_sent import Lateness
 from dropgate_sim.motion_record import QUANTITIES, Allowed, MotionRecord
 from dropgate_sim.mujoco_arm import STIFFNESS_RAD_S
 
 SERVO_S = 8.0 / STIFFNESS_RAD_S  # until the drives' own exponential is below the speed that counts as standing
-STAYS_RAD = 2e-3
+STAYS_RAD, WITHHELD = 2e-3, "command_late"
 # what a limit may be exceeded by on the arm: the servo of this model adds nothing to a position or a speed, and does
 # not overshoot an acceleration; the rest is for samples that fall between two cycles
 SLACK = {"position": 1.001, "velocity": 1.02, "acceleration": 1.05, "jerk": 1.2}
@@ -32,12 +33,14 @@ class Bounds:
         allowed: limits of the station.
         commit_s, tick_s: of the controller [s].
         judge: quantities that count; others are only shown.
+        splice_s: time after its stamp in which a message must be at the controller.
     """
 
     allowed: Allowed
     commit_s: float
     tick_s: float
     judge: tuple[str, ...] = QUANTITIES
+    splice_s: float = 0.02
 
     @property
     def stop_s(self) -> float:
@@ -57,7 +60,10 @@ class Finding:
         detect_bound_s: within which the controller must say so; None where nobody is left to say it.
         worst: quantity -> greatest share of its limit on the arm during the case.
         problems: why it is not ok.
-        latest_s: how long a command was under way, at most; beyond the controller's splice it jolts, whoever made it.
+        worst_sent: the same for what the messages ask for, each taken at its own stamp (`fault_sent`).
+        made_s, way_s: of the message that was longest under way: in the node, and from there to the arm.
+        spoiled: how the machine spoiled the measurement; then the problems are not judged, and the case is not ok.
+        tries: how often the case was made; only the last one counts.
     """
 
     fault: str
@@ -71,12 +77,21 @@ class Finding:
     worst: dict[str, float]
     problems: tuple[str, ...]
     note: str = ""
-    latest_s: float = 0.0
+    worst_sent: dict[str, float] = field(default_factory=dict)
+    made_s: float = 0.0
+    way_s: float = 0.0
+    spoiled: str = ""
+    tries: int = 1
 
     @property
     def ok(self) -> bool:
         """Everything as it has to be."""
         return not self.problems
+
+    @property
+    def result(self) -> str:
+        """ok, FAIL, or late: the machine was too slow, and what the arm did says nothing about the fault."""
+        return "ok" if self.ok else "late" if self.spoiled else "FAIL"
 
 
 def breaches(record: MotionRecord, bounds: Bounds, since_ns: int) -> tuple[dict[str, float], list[str]]:
@@ -94,7 +109,7 @@ def breaches(record: MotionRecord, bounds: Bounds, since_ns: int) -> tuple[dict[
 def judge(
     fault: str, record: MotionRecord, bounds: Bounds, *, began_ns: int, fault_ns: int, until_ns: int | None = None,
     expected: Sequence[str] = (), cause: str = "", detected_s: float | None = None, detect_bound_s: float | None = None,
-    must_stop: bool = True, note: str = "", latest_s: float = 0.0,
+    must_stop: bool = True, note: str = "", sent: MotionRecord | None = None, late: Lateness | None = None,
 ) -> Finding:  # fmt: skip
     """The finding of one case.
 
@@ -109,12 +124,13 @@ def judge(
         detected_s, detect_bound_s: when the controller said so, and by when it had to.
         must_stop: False: motion must go on.
         note: for people.
-        latest_s: see `Finding`.
+        sent: what the messages of the case ask for; None where that cannot be said.
+        late: of the message that was longest under way.
     """
     problems: list[str] = []
     if must_stop and expected and cause not in expected:
         problems.append(f"cause is {cause or 'none'}, expected {' or '.join(expected)}")
-    if not must_stop and cause not in ("", "none"):
+    if not must_stop and cause not in ("", "none", *expected):
         problems.append(f"stopped with cause {cause}, expected to go on")
     if must_stop and detect_bound_s is not None and (detected_s is None or detected_s > detect_bound_s):
         problems.append(f"noticed after {_s(detected_s)}, expected within {detect_bound_s:.2f} s")
@@ -130,33 +146,63 @@ def judge(
     elif not record.moved_since(fault_ns) > STAYS_RAD:
         problems.append("stood still, expected to go on")
     worst, broken = breaches(record, bounds, began_ns)
+    worst_sent, broken_sent = ({}, []) if sent is None else breaches(sent, replace(bounds, judge=QUANTITIES), 0)
+    late = late or Lateness()
+    spoiled = ""
+    in_time = bound is None or (stopped is not None and stopped <= bound and moved <= STAYS_RAD)
+    if cause == WITHHELD and WITHHELD not in expected and in_time and not broken and not broken_sent:
+        spoiled = "a tick took too long, before the fault or in its way: its command was not sent, and the arm stopped"
+    elif broken and not problems and sent is not None and not broken_sent:
+        spoiled = _spoiled(late, bounds)
+    problems += [*broken, *(f"as sent, {text}" for text in broken_sent)]
     return Finding(
         fault, tuple(expected), cause, detected_s, detect_bound_s, stopped, bound, round(moved, 6), worst,
-        (*problems, *broken), note, round(latest_s, 4),
+        tuple(problems), note, worst_sent, round(late.made_s, 4), round(late.way_s, 4), spoiled,
     )  # fmt: skip
+
+
+def _spoiled(late: Lateness, bounds: Bounds) -> str:
+    """Why limits that the messages keep were broken on the arm, if a message was late and its sender was not."""
+    if late.total_s <= bounds.splice_s or late.made_s > bounds.splice_s:
+        return ""  # nothing was late, or the node sent what it should have withheld
+    return (
+        f"a message was {1000 * late.way_s:.0f} ms on its way to the arm, sent {1000 * late.made_s:.0f} ms after its "
+        f"stamp; {1000 * bounds.splice_s:.0f} ms may pass in all"
+    )
 
 
 def table(findings: Sequence[Finding]) -> str:
     """For people: one line per fault, and below it what was wrong."""
     times = f"{'detected':>8} {'(bound)':>8} {'stopped':>8} {'(bound)':>8}"
-    head = f"{'fault':26} {times}  {'cause':22} {'v':>5} {'a':>6} {'j':>6} {'under way':>9}  ok"
+    head = (
+        f"{'fault':26} {times}  {'cause':22} {'v':>5} {'a':>6} {'jerk':>6} {'sent':>6} {'made':>5} {'way':>5}  result"
+    )
     lines = [head, "-" * len(head)]
     for f in findings:
-        v, a, j = (f"{f.worst[name]:.2f}" if name in f.worst else "-" for name in ("velocity", "acceleration", "jerk"))
+        v, a, j = (share(f.worst, name) for name in ("velocity", "acceleration", "jerk"))
         lines.append(
             f"{f.fault:26} {_s(f.detected_s):>8} {_s(f.detect_bound_s):>8} {_s(f.stopped_s):>8} {_s(f.stop_bound_s):>8}"
-            f"  {f.cause or '-':22} {v:>5} {a:>6} {j:>6} {1000 * f.latest_s:>6.0f} ms  {'yes' if f.ok else 'NO'}"
+            f"  {f.cause or '-':22} {v:>5} {a:>6} {j:>6} {share(f.worst_sent, 'jerk'):>6} {1000 * f.made_s:>5.0f}"
+            f" {1000 * f.way_s:>5.0f}  {f.result}{f' (try {f.tries})' if f.tries > 1 else ''}"
         )
-        lines += [f"    {problem}" for problem in f.problems]
-    lines.append(f"{sum(f.ok for f in findings)} of {len(findings)} ok; v, a, j: worst share of the limit on the arm")
+        lines += [f"    {problem}" for problem in (*f.problems, *filter(None, (f.spoiled,)))]
+    lines.append(
+        f"{sum(f.ok for f in findings)} of {len(findings)} ok; v, a, jerk: worst share of the limit on the arm; sent: "
+        "jerk of the messages as they were sent; made, way: ms of the latest message in the node, and on to the arm"
+    )
     return "\n".join(lines)
+
+
+def share(worst: Mapping[str, float], quantity: str) -> str:
+    """Of the limit."""
+    return f"{worst[quantity]:.2f}" if quantity in worst else "-"
 
 
 def to_json(findings: Sequence[Finding], about: dict[str, Any]) -> str:
     """For programs."""
     assert set(QUANTITIES) >= {name for f in findings for name in f.worst}
-    rows = [{**asdict(finding), "ok": finding.ok} for finding in findings]
-    return json.dumps({"schema": "dropgate.fault_suite/1", **about, "faults": rows}, indent=2) + "\n"
+    rows = [{**asdict(finding), "ok": finding.ok, "result": finding.result} for finding in findings]
+    return json.dumps({"schema": "dropgate.fault_suite/2", **about, "faults": rows}, indent=2) + "\n"
 
 
 def _s(value: float | None) -> str:

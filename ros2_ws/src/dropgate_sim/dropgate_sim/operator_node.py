@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from dropgate_interfaces.action import RunTask
 from dropgate_interfaces.msg import RuntimeStatus
 from lifecycle_msgs.msg import Transition
@@ -45,6 +46,7 @@ class OperatorNode(Node):
         self._alive, self._patience_s = alive, patience_s
         self.status: RuntimeStatus | None = None
         self.first_cause: tuple[str, int] | None = None  # and the controller's time at which it said so [ns]
+        self.diagnostics: dict[str, str] = {}  # of the controller, as it said last
         self.holding: bool | None = True  # the enabling input; None: nothing is said
         self._change = self.create_client(ChangeState, "/dropgate_controller/change_state")
         self._get = self.create_client(GetState, "/dropgate_controller/get_state")
@@ -54,6 +56,7 @@ class OperatorNode(Node):
         self._task = ActionClient(self, RunTask, "/dropgate_controller/run_task")
         self._enable = self.create_publisher(Bool, "/enable", NEWEST)
         self.create_subscription(RuntimeStatus, "/dropgate_controller/status", self._hear, LATCHED)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
         self.create_timer(1.0 / ENABLE_HZ, self._hold, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property
@@ -97,6 +100,15 @@ class OperatorNode(Node):
         if not sent.result().accepted:
             raise GaveUp(f"the goal was refused in state {self.state}")
 
+    def disarm(self) -> None:
+        """Idle, nothing armed."""
+        self._call(self._set_armed, SetBool.Request(data=False))
+
+    def refuses_arming(self) -> str:
+        """Why arming is refused now; empty if it is not."""
+        answer = self._call(self._set_armed, SetBool.Request(data=True))
+        return "" if answer.success else answer.message
+
     def refuses_goals(self) -> bool:
         """Whether a goal is refused now."""
         sent = self._task.send_goal_async(RunTask.Goal(instruction="sweep"))
@@ -128,6 +140,11 @@ class OperatorNode(Node):
     def _hold(self) -> None:
         if self.holding is not None:
             self._enable.publish(Bool(data=self.holding))
+
+    def _diagnosed(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == "dropgate_controller":
+                self.diagnostics = {value.key: value.value for value in status.values}
 
     def _hear(self, message: RuntimeStatus) -> None:
         self.status = message

@@ -37,16 +37,19 @@ from runtime.inference.messages import (
 )
 from runtime.inference.wire import FrameReader, Kind, pack_frame, receive
 
-MODES = ("sweep", "nan", "oscillate", "far", "outside", "late", "stale", "raise", "garbage", "silence")
+MODES = ("sweep", "nan", "oscillate", "far", "outside", "late", "stale", "raise", "garbage", "silence", "leak")
+LEAK: list[np.ndarray] = []
+LEAK_BYTES = 8 << 20
 SPEED_RAD_S, AMPLITUDE_RAD = 0.3, 0.35
 SHAPE = np.array([1.0, 0.15, -0.2, 0.4, -0.4, 0.8, 0.5])  # of the sweep, per joint
 
 
 class Sweep:
-    """To and fro around where the first observation was."""
+    """To and fro around `home` (n,) [rad]; without one, around where the first observation was. A worker that is
+    started again in the middle of a sweep must be given it, or the arm wanders off from one start to the next."""
 
-    def __init__(self) -> None:
-        self._home: np.ndarray | None = None
+    def __init__(self, home: np.ndarray | None = None) -> None:
+        self._home = home
         self._side = 1.0
 
     def rows(self, joints: np.ndarray, horizon: int, dt_s: float) -> np.ndarray:
@@ -71,6 +74,8 @@ def answer(request: Request, artifact: Artifact, script: Path, sweep: Sweep) -> 
     stamp_s, sequence = request.stamp_s, request.sequence
     if word == "late":
         time.sleep(float(number))
+    elif word == "leak":
+        LEAK.append(np.ones(LEAK_BYTES, np.uint8))
     elif word == "silence":
         return b""
     elif word == "garbage":
@@ -89,10 +94,16 @@ def answer(request: Request, artifact: Artifact, script: Path, sweep: Sweep) -> 
     return _with_nan(good) if word == "nan" else good
 
 
+def home_beside(script: Path) -> np.ndarray | None:
+    """The pose in the file `home` beside the script, if there is one."""
+    file = script.with_name("home")
+    return np.array(file.read_text(encoding="ascii").split(), dtype=np.float64) if file.is_file() else None
+
+
 def serve(link: socket.socket, artifact: Artifact, script: Path) -> None:
     """Until the controller hangs up."""
     spec: ObservationSpec = artifact.manifest.policy.observation
-    reader, sweep = FrameReader(request_limits(spec)), Sweep()
+    reader, sweep = FrameReader(request_limits(spec)), Sweep(home_beside(script))
     link.sendall(pack_ready(Ready.of(artifact)))
     while (frame := receive(link, reader)) is not None:
         link.sendall(answer(unpack_request(frame, spec), artifact, script, sweep))

@@ -36,6 +36,7 @@ from dropgate_sim.arm_driver import ArmDriver, SafetyMode, Scaling
 from dropgate_sim.arm_messages import joint_state, picture, pose, state_message, trajectory_of
 from dropgate_sim.arm_models import Names
 from dropgate_sim.arm_streams import ArmStreams, StreamFault
+from dropgate_sim.fault_sent import Received
 from dropgate_sim.jtc import JointTrajectoryController, JtcSettings
 from dropgate_sim.mock_file import NoMock, base_model, mock_model
 from dropgate_sim.mujoco_arm import MujocoArm
@@ -45,7 +46,7 @@ from dropgate_sim.ros_time import clock as clock_message
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 ALL = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 KEPT = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-WAIT_S = 0.004
+WAIT_S, KEPT_MESSAGES = 0.004, 2000
 CAMERA_HZ, STATE_HZ, ENABLE_HZ = 30.0, 50.0, 20.0
 SAFETY = {
     "protective_stop": (SafetyMode.PROTECTIVE_STOP, True),
@@ -94,7 +95,7 @@ class SimArmNode(Node):
             self._given[name] = self.declare_parameter(name, [0.0]).value
         self.declare_parameter("fault", "none", ParameterDescriptor(description=", ".join(FAULTS)))
         self.declare_parameter("clock_offset_s", 0.0)
-        self.latest_s = 0.0  # how long a command was under way, at most, in the arm's time
+        self.received: list[Received] = []  # whoever reads them empties it
         self.clock_offset_ns, self.tells_driver_state = 0, True
         self._wall_ns = self._start_ns = time.time_ns()
         self.driver = self._build()
@@ -211,8 +212,10 @@ class SimArmNode(Node):
         trajectory = trajectory_of(message, self.clock_offset_ns)
         received_ns = info.get("received_timestamp", 0) if isinstance(info, dict) else info.received_timestamp
         arrived_ns = self._arm_ns(received_ns or time.time_ns())
-        if trajectory.stamp_ns:
-            self.latest_s = max(self.latest_s, (arrived_ns - trajectory.stamp_ns) * 1e-9)
+        if trajectory.stamp_ns and trajectory.points:
+            handed_ns = info.get("source_timestamp", 0) if isinstance(info, dict) else info.source_timestamp
+            self.received.append(Received(trajectory, self._arm_ns(handed_ns) if handed_ns else 0, arrived_ns))
+            del self.received[:-KEPT_MESSAGES]
         self.driver.at(arrived_ns, lambda: self._command(trajectory))
 
     def _command(self, trajectory: Any) -> None:
