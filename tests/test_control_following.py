@@ -177,3 +177,20 @@ def test_stop_of_a_robot_that_is_slowed_is_the_one_it_was_given_and_takes_its_ti
         assert world.controller.state is State.STOPPING
     assert world.step(1).command is None
     assert world.controller.state is State.FAULT_LATCHED
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor", "sent"),
+    [
+        (CommandKind.TWIST, 1.0, True), (CommandKind.TWIST, 0.5, True), (CommandKind.TWIST, 0.0, False),
+        (CommandKind.JOINT_TRAJECTORY, 1.0, True), (CommandKind.JOINT_TRAJECTORY, 0.99, False),
+    ],
+)  # fmt: skip
+def test_stop_is_sent_unless_a_slowed_controller_would_jolt_with_every_message(kind, factor, sent):
+    world = World().ready()
+    world.controller.start("go")
+    world.step(30)
+    world.controller._filter.kind = kind
+    world.controller.scaled(factor)
+    world.controller.fault(StopCause.PERMIT_LOST, "the guard")
+    assert (world.step(1).command is not None) is sent

@@ -61,6 +61,11 @@ def test_task_that_was_cancelled_stays_so_when_its_stop_is_disturbed():
     assert world.controller.incident.cause is StopCause.PERMIT_LOST
 
 
+def test_counts_of_a_task_begin_at_0():
+    task = World().ready().controller.start("go")
+    assert (task.chunks, task.commands, task.rejected, task.rejected_in_a_row) == (0, 0, 0, 0)
+
+
 def test_fault_without_a_task_latches():
     world = World().ready()
     world.controller.fault(StopCause.COMMAND_CONFLICT, "two publishers")

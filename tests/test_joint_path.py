@@ -524,3 +524,18 @@ def test_path_of_a_chunk_that_is_cut_at_the_tools_box_ends_with_its_last_row():
     assert admitted.time_scale == 1.0, "slow enough as it is"
     assert 25 <= len(admitted.rows) <= 30
     assert admitted.path.end_s == pytest.approx(len(admitted.rows) * DT)
+
+
+def test_arm_that_was_moved_by_hand_after_its_forgotten_motion_ended_begins_where_it_is():
+    driven = Driven()
+    driven.go(10)
+    driven.path.forget()
+    for _ in range(40):
+        driven.path._time(at(driven.now))
+        driven.now += 0.02
+    there = driven.path._last.curve.positions[-1] + np.array([0.05, 0.0])
+    rest = at(driven.now, there, there)
+    admitted = driven.path.admit(chunk(rows((0.1, 0.0), there), stamp=driven.now), rest)
+    motion = driven.path.toward(admitted, 0.0, rest, 1.0)
+    assert motion.positions[0] == pytest.approx(there)
+    assert driven.path.breach(motion, rest) == ""
