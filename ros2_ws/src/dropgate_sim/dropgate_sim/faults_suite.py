@@ -20,8 +20,9 @@ from pathlib import Path
 from dropgate_sim.fault_cases import CASES, FaultCase
 from dropgate_sim.fault_station import FaultStation
 from dropgate_sim.fault_verdict import Finding, judge, table, to_json
+from dropgate_sim.mock_file import NoMock
 from dropgate_sim.operator_node import GaveUp
-from dropgate_sim.robot_file import find_robot_file
+from dropgate_sim.robot_file import NoRobotFile, find_robot_file
 
 BEFORE_S, AFTER_S = 0.3, 0.4  # of steady motion before a fault; of silence after the stop
 
@@ -96,9 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"faults_suite: no such fault; available: {', '.join(case.name for case in CASES)}", file=sys.stderr)
         return 2
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    robot = find_robot_file(options.robot, simulated=False)
     with tempfile.TemporaryDirectory(prefix="dropgate_faults_") as folder:
-        station = FaultStation(robot.path, Path(options.keep or folder), options.pace, options.patience)
+        try:
+            robot = find_robot_file(options.robot, simulated=False)
+            station = FaultStation(robot.path, Path(options.keep or folder), options.pace, options.patience)
+        except (NoRobotFile, NoMock) as error:
+            print(f"faults_suite: {error}", file=sys.stderr)
+            return 2
         with station as cell:
             found = run_suite(cell, cases, lambda line: print(line, file=sys.stderr, flush=True))
     about = {
