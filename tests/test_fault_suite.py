@@ -62,3 +62,11 @@ def test_every_case_has_a_name_of_its_own_and_causes_that_exist():
 def test_unknown_fault_is_refused_with_the_list(capsys):
     assert main(["--only", "volcano"]) == 2
     assert "camera drop" in capsys.readouterr().err
+
+
+def test_a_robot_file_that_is_not_there_or_has_no_mock_is_one_sentence(tmp_path, capsys):
+    assert main(["--robot", "no_such_arm"]) == 2
+    old = tmp_path / "ur5e.yaml"
+    old.write_text(ROBOT.read_text().replace("      elbow: forearm_link\n", ""))
+    assert main(["--robot", str(old), "--keep", str(tmp_path / "kept")]) == 2
+    assert "'elbow' is missing. Next: python -m runtime check-robot" in capsys.readouterr().err

@@ -44,11 +44,12 @@ def narrow(sections: dict[str, Any]) -> None:
     limits["workspace_high"] = [*limits["workspace_high"][:1], float(home[1] + ROOM_M), limits["workspace_high"][2]]
 
 
-def test_the_mock_is_configured_from_its_own_description_moves_and_stops(tmp_path):
-    with FaultStation(ROBOT, tmp_path / "cell", PACE, patience_s=120.0) as cell:
+@pytest.mark.parametrize(("robot", "tool"), [("ur5e", "tool0"), ("fr3", "fr3_hand_tcp")])
+def test_the_mock_is_configured_from_its_own_description_moves_and_stops(tmp_path, robot, tool):
+    with FaultStation(ROBOT.with_stem(robot), tmp_path / "cell", PACE, patience_s=120.0) as cell:
         given = cell._given["dropgate_controller"]["ros__parameters"]["kinematics"]
         assert "urdf" not in given
-        assert given["tcp"] == "tool0"
+        assert given["tcp"] == tool
         cell.run()
         since = cell.now_ns
         cell.operator.stop()

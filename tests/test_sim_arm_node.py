@@ -84,14 +84,15 @@ def goal(names, positions, seconds):
 
 
 def test_arm_follows_a_trajectory_by_name_and_reports_what_it_does():
-    with cell(joints_hz=500.0) as (arm, peer, heard):
+    with cell(joints_hz=500.0, still_joints=["finger"]) as (arm, peer, heard):
         out = peer.create_publisher(JointTrajectory, TOPIC, 1)
         wait_for(lambda: out.get_subscription_count() and len(heard["joint_states"]) > 10, "the arm")
         names, home = arm.driver.arm.names, arm.driver.arm.positions
         way = np.array([0.2, 0.1, -0.1, 0.0, 0.1, 0.3])
         out.publish(goal(names[::-1], (home + way)[::-1], 0.8))
         wait_for(lambda: np.allclose(arm.driver.arm.positions, home + way, atol=1e-4), "the goal")
-        wait_for(lambda: np.allclose(heard["joint_states"][-1].position, home + way, atol=1e-3), "the report")
+        wait_for(lambda: np.allclose(heard["joint_states"][-1].position[:-1], home + way, atol=1e-3), "the report")
+        assert (heard["joint_states"][-1].name[-1], heard["joint_states"][-1].position[-1]) == ("finger", 0.0)
         wait_for(lambda: heard["controller_state"] and state_error(heard["controller_state"][-1]) < 1e-3, "its state")
         most = max(state_error(message) for message in heard["controller_state"])
         assert 1e-3 < most < 0.05, "while it moves the feedback lags behind the reference, by some milliseconds"
@@ -179,7 +180,7 @@ def test_every_robot_file_has_a_mock_with_its_joints_and_nothing_reaches_a_real_
     rclpy.init(context=context)
     node = SimArmNode(context, [Parameter(name, value=value) for name, value in arm.items()])
     names = given["joints"]["names"]
-    assert list(node.driver.arm.names) == names[: len(arm["joints"])]
+    assert [*node.driver.arm.names, *filter(None, arm["still_joints"])] == names, "what a driver would report"
     assert np.all(node.driver.arm.positions > given["limits"]["joint_low"])
     assert np.all(node.driver.arm.positions < given["limits"]["joint_high"])
     node.driver.advance(time.time_ns() + 10_000_000)

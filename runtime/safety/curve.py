@@ -84,9 +84,7 @@ class Curve:
         """
         k = int(np.searchsorted(self.times, time_s, side="right"))
         if 0 < k < len(self.times):
-            time_s = min(time_s, float(self.times[k]) - NEAR_S - _TICK)
-            if time_s - self.times[k - 1] < NEAR_S:
-                time_s = float(self.times[k - 1])
+            time_s = min(time_s, float(self.times[k]) - NEAR_S - _TICK)  # `cut` may go back to the knot before
         return self.cut(time_s, end_s)
 
     def slowed(self, rate: float, start_s: float, from_s: float) -> Curve:

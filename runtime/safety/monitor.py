@@ -143,7 +143,9 @@ class Monitor:
             if not fastest <= most * _ROUND:
                 return f"{name} reaches {fastest:.4g}, allowed is {most:g}"
         boxes = [("the tool", seen.tcp, tool.workspace_low, tool.workspace_high)]
-        if tool.elbow_low and seen.elbow is not None:
+        if tool.elbow_low:
+            if seen.elbow is None:
+                return "where the elbow is, is not known"
             boxes.append(("the elbow", seen.elbow, tool.elbow_low, tool.elbow_high))
         for name, points, low, high in boxes:
             if np.any(points < np.array(low) - 1e-9) or np.any(points > np.array(high) + 1e-9):

@@ -33,13 +33,13 @@ def trajectory_of(message: JointTrajectory, clock_offset_ns: int = 0) -> Traject
     return Trajectory(tuple(message.joint_names), points, sent_ns - clock_offset_ns if sent_ns else 0)
 
 
-def joint_state(report: JointReport, stamp_ns: int) -> JointState:
-    """Names, positions and velocities."""
+def joint_state(report: JointReport, stamp_ns: int, still: Sequence[str] = ()) -> JointState:
+    """Names, positions and velocities; joints that are `still` stand at 0."""
     return JointState(
         header=Header(stamp=stamp(stamp_ns)),
-        name=list(report.names),
-        position=report.positions.tolist(),
-        velocity=report.velocities.tolist(),
+        name=[*report.names, *still],
+        position=[*report.positions.tolist(), *(0.0 for _ in still)],
+        velocity=[*report.velocities.tolist(), *(0.0 for _ in still)],
     )
 
 

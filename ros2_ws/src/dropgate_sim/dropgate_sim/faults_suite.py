@@ -23,8 +23,9 @@ from dropgate_sim.fault_page import page
 from dropgate_sim.fault_sent import as_sent, lateness
 from dropgate_sim.fault_station import FaultStation
 from dropgate_sim.fault_verdict import STAYS_RAD, Finding, judge, table, to_json
+from dropgate_sim.mock_file import NoMock
 from dropgate_sim.operator_node import GaveUp
-from dropgate_sim.robot_file import find_robot_file
+from dropgate_sim.robot_file import NoRobotFile, find_robot_file
 
 SAYS_S, ARMING_S = 4.0, 2.0  # until diagnostics have come; until arming is answered
 BEFORE_S, AFTER_S = 0.3, 0.4  # of steady motion before a fault; of silence after the stop
@@ -176,9 +177,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"faults_suite: no such fault; available: {', '.join(case.name for case in CASES)}", file=sys.stderr)
         return 2
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    robot = find_robot_file(options.robot, simulated=False)
     load = os.getloadavg()
-    found, false_stops = run_all(robot.path, cases, options)
+    try:
+        robot = find_robot_file(options.robot, simulated=False)
+        found, false_stops = run_all(robot.path, cases, options)
+    except (NoRobotFile, NoMock) as error:
+        print(f"faults_suite: {error}", file=sys.stderr)
+        return 2
     about = {
         "robot": robot.robot, "robot_file_sha256": robot.sha256, "pace": options.pace, "machine": platform.machine(),
         "kernel": platform.release(), "cores": os.cpu_count(), "nice": os.nice(0), "load_before": load[0],

@@ -67,6 +67,7 @@ def mock_sections(content: Mapping[str, Any], name: str) -> dict[str, Any]:
         "command_topic": command,
         "joints_topic": controller["joints"]["topic"],
         "joints": names,
+        "still_joints": controller["joints"]["names"][len(low) :] or [""],
         **dict(zip(("joint_low", "joint_high", "joint_velocity"), sheet, strict=True)),
         "tcp_topic": controller["tcp"]["topic"],
         "tcp_frame": controller["tcp"]["frame"],

@@ -60,6 +60,7 @@ DEFAULTS: dict[str, tuple[Any, str]] = {
     "joints_topic": ("/joint_states", "sensor_msgs/JointState"),
     "joints_hz": (100.0, "joint states and tool pose per second, up to 500"),
     "joints": ([""], "names instead of the model's; then also joint_low, joint_high, joint_velocity"),
+    "still_joints": ([""], "more joints that a driver would report, fingers for example: they stand at 0"),
     "tcp_topic": ("/tcp_pose", "geometry_msgs/PoseStamped of the flange; empty = none"),
     "tcp_frame": ("base", "its frame_id"),
     "description_topic": ("~/robot_description", "std_msgs/String, latched: URDF of this arm, from its own numbers"),
@@ -103,6 +104,7 @@ class SimArmNode(Node):
         self.streams = ArmStreams(
             self.driver.arm.names, self._cameras, self._given["image_height"], self._given["image_width"]
         )
+        self._still = [name for name in self._given["still_joints"] if name]
         self.hold_enable = self._given["hold_enable"]
         self._due: dict[str, int] = {}
         self._advertise()
@@ -191,7 +193,7 @@ class SimArmNode(Node):
         if self._is_due("joints", self._given["joints_hz"]):
             report = self.streams.joints(driver.arm.positions, driver.arm.velocities)
             if report is not None:
-                self._joints_out.publish(joint_state(report, stamp_ns))
+                self._joints_out.publish(joint_state(report, stamp_ns, self._still))
             if self._tool_out is not None:
                 arm, frame = driver.arm, self._given["tcp_frame"]
                 self._tool_out.publish(pose(arm.tcp_position, arm.tcp_quaternion, frame, stamp_ns))
