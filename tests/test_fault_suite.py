@@ -27,7 +27,7 @@ from dropgate_sim.faults_suite import main, run_suite  # noqa: E402
 from runtime.telemetry import StopCause  # noqa: E402
 
 ROBOT = Path(__file__).resolve().parent.parent / "launch" / "config" / "ur5e.yaml"
-PACE, SLACK = 0.5, 2.0
+PACE, SLACK = 0.75, 2.0
 LATER = {"driver_stopped"}  # causes that the controller does not know yet
 
 

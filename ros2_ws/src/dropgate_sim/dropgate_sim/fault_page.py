@@ -37,7 +37,7 @@ def page(findings: Sequence[Finding], about: Mapping[str, Any]) -> str:
 
 
 def _row(f: Finding) -> str:
-    lines = [*f.problems, *filter(None, (f.spoiled, f.note))]
+    lines = [*f.problems, *filter(None, (f.spoiled, f.note)), *f.earlier]
     remarks = "".join(f"<small>{escape(line)}</small>" for line in lines)
     tries = f" <small>try {f.tries}</small>" if f.tries > 1 else ""
     expected = " or ".join(f.expected) or "goes on" if f.stop_bound_s is None else " or ".join(f.expected) or "-"

@@ -64,6 +64,7 @@ class Finding:
         made_s, way_s: of the message that was longest under way: in the node, and from there to the arm.
         spoiled: how the machine spoiled the measurement; then the problems are not judged, and the case is not ok.
         tries: how often the case was made; only the last one counts.
+        earlier: what the ones before came to.
     """
 
     fault: str
@@ -82,6 +83,7 @@ class Finding:
     way_s: float = 0.0
     spoiled: str = ""
     tries: int = 1
+    earlier: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -156,8 +158,8 @@ def judge(
         spoiled = _spoiled(late, bounds)
     problems += [*broken, *(f"as sent, {text}" for text in broken_sent)]
     return Finding(
-        fault, tuple(expected), cause, detected_s, detect_bound_s, stopped, bound, round(moved, 6), worst,
-        tuple(problems), note, worst_sent, round(late.made_s, 4), round(late.way_s, 4), spoiled,
+        fault, tuple(expected), cause, detected_s, detect_bound_s, stopped if must_stop else None, bound,
+        round(moved, 6), worst, tuple(problems), note, worst_sent, round(late.made_s, 4), round(late.way_s, 4), spoiled,
     )  # fmt: skip
 
 
@@ -185,7 +187,7 @@ def table(findings: Sequence[Finding]) -> str:
             f"  {f.cause or '-':22} {v:>5} {a:>6} {j:>6} {share(f.worst_sent, 'jerk'):>6} {1000 * f.made_s:>5.0f}"
             f" {1000 * f.way_s:>5.0f}  {f.result}{f' (try {f.tries})' if f.tries > 1 else ''}"
         )
-        lines += [f"    {problem}" for problem in (*f.problems, *filter(None, (f.spoiled,)))]
+        lines += [f"    {problem}" for problem in (*f.problems, *filter(None, (f.spoiled,)), *f.earlier)]
     lines.append(
         f"{sum(f.ok for f in findings)} of {len(findings)} ok; v, a, jerk: worst share of the limit on the arm; sent: "
         "jerk of the messages as they were sent; made, way: ms of the latest message in the node, and on to the arm"

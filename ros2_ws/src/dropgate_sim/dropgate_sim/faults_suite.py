@@ -124,13 +124,14 @@ def run_suite(
     """
     found: list[Finding] = []
     for case in cases:
+        earlier: list[str] = []
         for k in range(tries):
             began = time.monotonic()
             try:
                 finding = run_refusal(cell, case) if case.at_rest else run_case(cell, case, slack)
             except GaveUp as error:
                 finding = Finding(case.name, case.causes, "", None, None, None, None, 0.0, {}, (f"gave up: {error}",))
-            finding = replace(finding, tries=k + 1)
+            finding = replace(finding, tries=k + 1, earlier=tuple(earlier))
             say(f"{case.name}: {finding.result} ({time.monotonic() - began:.1f} s, load {os.getloadavg()[0]:.1f})")
             for line in (*finding.problems, *filter(None, (finding.spoiled,))):
                 say(f"    {line}")
@@ -139,6 +140,8 @@ def run_suite(
                 cell.restore()
             if finding.result != "late" and not gave_up:
                 break
+            reason = "; ".join((*finding.problems, *filter(None, (finding.spoiled,))))
+            earlier.append(f"try {k + 1}, {finding.result}: {reason}")
         found.append(finding)
     return found
 
