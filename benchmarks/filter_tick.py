@@ -106,7 +106,7 @@ def main() -> int:
 
 def _fast(loop: Loop, ticks: int) -> dict:
     """One after the other; memory at ten instants."""
-    spent, memory = np.zeros((ticks, 2)), []  # made beforehand: a list would grow as a leak does
+    spent, memory = np.full((ticks, 2), np.nan), []  # in memory beforehand: it would grow as a leak does
     for k in range(ticks):
         spent[k] = loop.tick()
         if (k + 1) % max(1, ticks // 10) == 0:
@@ -120,7 +120,7 @@ def _fast(loop: Loop, ticks: int) -> dict:
 def _soak(loop: Loop, seconds: float) -> dict:
     """At 50 Hz by the clock; memory at ten instants, ticks that began more than one period late."""
     ticks, memory = int(seconds / TICK_S), []
-    late, wall = np.zeros(ticks), np.zeros(ticks)
+    late, wall = np.full(ticks, np.nan), np.full(ticks, np.nan)
     due = time.perf_counter()
     for k in range(ticks):
         now = time.perf_counter()

@@ -49,7 +49,7 @@ PARAMETERS = {
     "gripper.topic": "/gripper/command", "joints.topic": "/joint_states", "joints.names": ["grip_left", "grip_right"],
     "tcp.topic": "/tcp_pose", "tcp.frame": "base", "cameras.agentview.topic": "/agentview/image_raw",
     "cameras.wrist.topic": "/wrist/image_raw", "state": SOURCES, "enable_motion": True,
-    "ramp_in_s": 0.2, "permit_timeout_s": 4.0,
+    "ramp_in_s": 0.2, "permit_timeout_s": 4.0, "lead_s": 0.2,  # the policy may be slow
     "max_clock_step_s": 5.0, "limits.linear_m_s": 1.0, "limits.angular_rad_s": 10.0,
     "limits.linear_m_s2": 20.0, "limits.angular_rad_s2": 200.0, "limits.workspace_low": [-9.0, -9.0, -9.0],
     "limits.workspace_high": [9.0, 9.0, 9.0], "limits.max_start_jump_m": 0.5, "limits.max_start_jump_rad": 3.0,
@@ -166,7 +166,7 @@ class Operator(Node):
         latched = QoSProfile(
             depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
         )
-        self.status: RuntimeStatus | None = None
+        self.status = RuntimeStatus()  # empty until something is heard
         self.causes: list[str] = []
         self.create_subscription(RuntimeStatus, "/dropgate_controller/status", self._on_status, latched)
         self._calls = {
@@ -290,7 +290,7 @@ class Station:
 
     def state(self) -> str:
         """From the latest status."""
-        return "" if self.operator.status is None else self.operator.status.state
+        return self.operator.status.state
 
     def wait_state(self, wanted: str) -> None:
         """Until the status says so."""
