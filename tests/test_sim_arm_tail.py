@@ -6,8 +6,6 @@ What a killed controller process leaves is the last command; the arm must come t
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -64,18 +62,14 @@ class Path:
         return ActionChunk.of(np.array(rows), self.spec, stamp_s)
 
 
-def message(command, first: int = 0) -> Trajectory:
-    """As conversions.joint_trajectory_from sends it; `first` 1 leaves out the point that has just begun."""
-    rows = zip(command.times_s, command.positions, command.velocities, strict=True)
-    points = [Point(round(t * 1e9), p, v) for t, p, v in rows][first:]
-    accelerations = getattr(command, "accelerations", None)
-    if accelerations is not None:
-        rates = accelerations[first:]
-        points = [dataclasses.replace(p, accelerations=a) for p, a in zip(points, rates, strict=True)]
+def message(command, begun: bool = True) -> Trajectory:
+    """As conversions.joint_trajectory_from sends it; `begun` false leaves out what comes within 10 ms."""
+    rows = zip(command.times_s, command.positions, command.velocities, command.accelerations, strict=True)
+    points = [Point(round(t * 1e9), p, v, a) for t, p, v, a in rows if begun or t > 0.01]
     return Trajectory(tuple(command.names), tuple(points), round(command.start_s * 1e9))
 
 
-def stream(seconds: float, delay_ms, seed: int = 0, first: int = 0, kept: list | None = None, **jtc) -> ArmDriver:
+def stream(seconds: float, delay_ms, seed: int = 0, begun: bool = True, kept: list | None = None, **jtc) -> ArmDriver:
     """Commands every 20 ms for `seconds`, then nobody. `delay_ms` is drawn per message: (low, high). `kept` gets each
     message with its arrival."""
     settings = JtcSettings(**{"interpolate_from_desired_state": True, **jtc})
@@ -95,7 +89,7 @@ def stream(seconds: float, delay_ms, seed: int = 0, first: int = 0, kept: list |
         progress += TICK_NS * 1e-9 * command.scale * admitted.time_scale
         since += TICK_NS * 1e-9 * command.scale
         arrival = now_ns + int(rng.uniform(*delay_ms) * MS)
-        sent = message(command, first)
+        sent = message(command, begun)
         if kept is not None:
             kept.append((sent, arrival))
         cell.at(arrival, lambda sent=sent: cell.command(sent))
@@ -148,6 +142,6 @@ def test_a_stream_stays_within_the_limits_on_the_arm(delay_ms):
 
 def test_without_the_point_that_has_just_begun_every_message_is_a_jolt():
     """Known-bad: the controller then joins its last command to the second point, a cycle early."""
-    found = stream(1.6, (0.5, 2.0), first=1).record.breaches(allowed())["acceleration"]
+    found = stream(1.6, (0.5, 2.0), begun=False).record.breaches(allowed())["acceleration"]
     assert found.worst > 2.5
     assert found.cycles > 50
