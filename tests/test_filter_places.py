@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from arm_models import PANDA_JOINTS, seven, seven_joints
+from arm_spy import Spy
 from filter_world import joint_spec
 
 from runtime.errors import ContractError
@@ -35,21 +36,6 @@ def check(**changes) -> ToolCheck:
 
 def seen(curve: Curve):
     return ARM.kinematics.places(*curve.at(np.linspace(curve.start_s, curve.end_s, 500))[:2])
-
-
-class Spy:
-    """The arm, that also notes where distances were asked for; `near` says which configurations are too near."""
-
-    def __init__(self, near=lambda q: False) -> None:
-        self.near, self.asked, self.distances = near, [], set()
-
-    def places(self, *given):
-        return ARM.kinematics.places(*given)
-
-    def too_near(self, q, itself, scene):
-        self.asked.append(q.copy())
-        self.distances.add((itself, scene))
-        return "a and b are 1 mm apart" if self.near(q) else ""
 
 
 @pytest.mark.parametrize(("name", "field"), [("linear", "linear_m_s"), ("angular", "angular_rad_s")])
@@ -134,7 +120,7 @@ def test_motion_is_looked_at_from_where_it_is_asked_to_its_end():
 
 
 def test_distances_are_looked_at_every_60_ms_and_at_the_end_with_3_mm_to_spare():
-    spy, curve = Spy(), turning(span_s=0.65)
+    spy, curve = Spy(ARM), turning(span_s=0.65)
     ToolCheck(spy, replace(FREE, self_distance_m=0.01, scene_distance_m=0.02)).objection(curve, 2.0)
     ((itself, scene),) = spy.distances
     assert (itself, scene) == pytest.approx((0.01 + MOST_APART_M, 0.02 + MOST_APART_M))
@@ -154,7 +140,9 @@ def test_speeds_and_boxes_are_looked_at_every_20_ms():
             return super().at(time_s)
 
     curve = turning(span_s=0.61)
-    ToolCheck(Spy(), FREE).objection(Watched(curve.times, curve.positions, curve.velocities, curve.accelerations), 2.0)
+    ToolCheck(Spy(ARM), FREE).objection(
+        Watched(curve.times, curve.positions, curve.velocities, curve.accelerations), 2.0
+    )
     (looked,) = times
     assert looked[[0, -1]] == pytest.approx([2.0, 2.61])
     assert np.diff(looked).max() <= 0.0200001
@@ -162,19 +150,19 @@ def test_speeds_and_boxes_are_looked_at_every_20_ms():
 
 
 def test_two_things_that_come_near_end_the_motion_and_the_path_before():
-    spy, curve = Spy(lambda q: q[0] > ARM.home[0] + 0.2), turning()
+    spy, curve = Spy(ARM, lambda q: q[0] > ARM.home[0] + 0.2), turning()
     assert ToolCheck(spy, FREE).objection(curve, 2.0) == "a and b are 1 mm apart"
     slower, until, why = ToolCheck(spy, FREE).along(curve)
     assert (slower, why) == (1.0, "a and b are 1 mm apart")
     assert 0.1 <= 0.5 * (until - 2.0) <= 0.2, "the last look before it"
-    last = Spy(lambda q: q[0] > ARM.home[0] + 0.2999)
+    last = Spy(ARM, lambda q: q[0] > ARM.home[0] + 0.2999)
     assert ToolCheck(last, FREE).objection(curve, 2.0), "its very end"
     assert ToolCheck(last, FREE).along(curve)[2]
-    assert ToolCheck(Spy(lambda q: True), FREE).along(curve)[1] == 2.0
+    assert ToolCheck(Spy(ARM, lambda q: True), FREE).along(curve)[1] == 2.0
 
 
 def test_what_lies_beyond_the_box_is_not_looked_at():
-    spy, curve = Spy(), turning(joint=1, speed=0.4)
+    spy, curve = Spy(ARM), turning(joint=1, speed=0.4)
     tcp = seen(curve).tcp[:, 2]
     ToolCheck(spy, replace(FREE, workspace_low=(-9.0, -9.0, float(tcp[250])))).along(curve)
     deepest = ARM.kinematics.places(np.array(spy.asked)).tcp[:, 2].min()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from arm_models import seven
+from arm_spy import Spy
 
 from runtime.safety.limits import JointLimits, ToolLimits
 from runtime.safety.monitor import Monitor, Played
@@ -216,21 +217,6 @@ def test_an_arm_that_rests_is_left_from_rest():
 WIDE = ToolLimits(9.0, 9.0, (-9.0,) * 3, (9.0,) * 3, self_distance_m=1e-9, scene_distance_m=1e-9)
 
 
-class Spy:
-    """The arm, that also notes where distances were asked for."""
-
-    def __init__(self, near=lambda q: False) -> None:
-        self.near, self.asked, self.distances = near, [], set()
-
-    def places(self, *given):
-        return ARM.kinematics.places(*given)
-
-    def too_near(self, q, itself, scene):
-        self.asked.append(q.copy())
-        self.distances.add((itself, scene))
-        return "a and b are 1 mm apart" if self.near(q) else ""
-
-
 def turn(joint: int = 1, size: float = 0.2, span: float = 0.8) -> Played:
     times = np.array([0.0, span / 2, span])
     p, v, a = np.tile(ARM.home, (3, 1)), np.zeros((3, 7)), np.zeros((3, 7))
@@ -302,14 +288,14 @@ def test_a_tool_exactly_at_its_limits_is_within_them():
 
 
 def test_distances_are_looked_at_every_40_ms_and_where_it_ends():
-    spy, played = Spy(), turn(span=0.81)
+    spy, played = Spy(ARM), turn(span=0.81)
     assert objection(played, spy, self_distance_m=0.01, scene_distance_m=0.02) == ""
     assert spy.distances == {(0.01, 0.02)}
     looked = np.array(spy.asked)[:, 1]
     wanted = played.sample(np.append(np.arange(0.04, 0.81, 0.04), 0.81))[0][:, 1]
     assert looked == pytest.approx(wanted)
     end = ARM.home[1] + 0.2
-    assert objection(played, Spy(lambda q: q[1] > end - 1e-6)) == "a and b are 1 mm apart"
+    assert objection(played, Spy(ARM, lambda q: q[1] > end - 1e-6)) == "a and b are 1 mm apart"
 
 
 def test_without_an_arm_or_tool_limits_the_joints_alone_are_looked_at():

@@ -68,9 +68,11 @@ def test_one_command_is_played_to_its_end_at_the_rate_and_then_nothing_is_said(h
     assert command is not None
     assert command.moves
     began = time.monotonic()
-    out = PositionOut(publisher.publish, RATE_HZ, lambda: time.monotonic() - began + command.start_s)
+    clock = [command.start_s]
+    out = PositionOut(publisher.publish, RATE_HZ, lambda: clock[0])
     try:
         out.take(command)
+        clock[0] -= 3.0  # set back while it plays: what goes on is not the clock's
         wait_for(lambda: got and np.allclose(got[-1], command.positions[-1], atol=1e-12), "the end of the stop")
         wait_for(lambda: time.monotonic() - began > command.times_s[-1] + 0.3, "silence")
         last = len(got)
@@ -90,7 +92,9 @@ def test_after_close_nothing_is_sent_although_the_command_goes_on(heard):
     assert cell.offer(smooth(cell)) == ""
     command = cell.tick()
     began = time.monotonic()
-    out = PositionOut(publisher.publish, RATE_HZ, lambda: command.start_s + min(0.01, time.monotonic() - began))
+    out = PositionOut(
+        publisher.publish, RATE_HZ, lambda: command.start_s, lambda: began + min(0.01, time.monotonic() - began)
+    )
     out.take(command)
     wait_for(lambda: len(got) > 3, "set-points")
     out.close()

@@ -9,8 +9,9 @@
 
 Program and speed scaling (std_msgs/Bool, Float64) are the guard's own, whoever the vendor is. Messages are read by
 attribute, so no vendor's package is needed here; numbers are those of the public .msg definitions, franka_ros2
-@429b37a, xarm_ros2 @476e2d4, Universal_Robots_ROS2_Driver @9f48b6c. What is not known to be good is a reason against.
-Not seen on a real driver.
+@429b37a, xarm_ros2 @476e2d4 (servo mode too), Universal_Robots_ROS2_Driver @9f48b6c (RobotMode) and, for SafetyMode,
+the ROS 1 Universal_Robots_ROS_Driver @c6e2bfe: the ROS 2 file was not at hand. What is not known to be good is a reason
+against. Not seen on a real driver.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ plays the stop that was in its last one; if the process dies, the arm is stopped
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from std_msgs.msg import Float64MultiArray
@@ -23,13 +24,15 @@ class PositionOut:
     Args:
         publish: where set-points go.
         rate_hz: of them.
-        now_s: ROS time [s].
+        now_s: ROS time [s], in which commands begin.
+        steady_s: a clock that nobody sets [s]: what is being played goes on in it.
     """
 
     def __init__(
-        self, publish: Callable[[Float64MultiArray], None], rate_hz: float, now_s: Callable[[], float]
-    ) -> None:
-        self._publish, self._now_s = publish, now_s
+        self, publish: Callable[[Float64MultiArray], None], rate_hz: float, now_s: Callable[[], float],
+        steady_s: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._publish, self._now_s, self._steady_s, self._ahead_s = publish, now_s, steady_s, 0.0
         self._stream, self._lock = PositionStream(rate_hz), threading.Lock()
         self._ticker = Ticker(self._turn)
         self._ticker.start()
@@ -38,6 +41,7 @@ class PositionOut:
         """Play this one from now on. Raises ContractError for a twist."""
         with self._lock:
             self._stream.take(command)
+            self._ahead_s = self._now_s() - self._steady_s()
 
     def close(self) -> None:
         """No more set-points after this returns."""
@@ -45,7 +49,7 @@ class PositionOut:
 
     def _turn(self) -> float:
         with self._lock:
-            place = self._stream.positions(self._now_s())
+            place = self._stream.positions(self._steady_s() + self._ahead_s)
         if place is not None:
             self._publish(Float64MultiArray(data=place.tolist()))
         return self._stream.period_s
