@@ -9,9 +9,14 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from rclpy import Context
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -80,3 +85,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repo() -> Path:
     """The repository root."""
     return REPO
+
+
+@pytest.fixture
+def context() -> Iterator[Context]:
+    """A life of rclpy of the test's own."""
+    import rclpy
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    yield context
+    rclpy.shutdown(context=context)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +68,6 @@ def prefix_of(package: str) -> Path:
     prefixes = [*filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
     index = Path("share", "ament_index", "resource_index", "packages", package)
     return next(Path(prefix) for prefix in prefixes if (Path(prefix) / index).exists())
-
-
-@pytest.fixture
-def context() -> Iterator[rclpy.Context]:
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    yield context
-    rclpy.shutdown(context=context)
 
 
 @pytest.mark.parametrize("kind", FIELDS, ids=lambda kind: kind.__name__)

@@ -8,6 +8,7 @@ import itertools
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ pytest.importorskip("mujoco", reason="sim: mujoco not installed. Next: make inst
 from dropgate_sim import mock_file  # noqa: E402
 from dropgate_sim.arm_streams import DELAY_S, JUMP_RAD, ArmStreams, StreamFault  # noqa: E402
 from dropgate_sim.mock_file import NoMock, mock_sections  # noqa: E402
+from dropgate_sim.ros_time import nanoseconds  # noqa: E402
 from dropgate_sim.sim_arm_node import FAULTS, KEPT, SimArmNode  # noqa: E402
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
@@ -104,6 +106,19 @@ def test_arm_follows_a_trajectory_by_name_and_reports_what_it_does():
         assert "joints are" in arm.driver.last_refusal
 
 
+def test_an_arm_that_was_not_scheduled_for_a_while_reports_each_instant_once(context, monkeypatch):
+    arm = SimArmNode(context, [Parameter("joints_hz", value=500.0)])
+    stamps_ns = []
+    joints = SimpleNamespace(publish=lambda message: stamps_ns.append(nanoseconds(message.header.stamp)))
+    monkeypatch.setattr(arm, "_joints_out", joints)
+    arm._publish()
+    for late_ms in (40, 0, 2, 0, 2):
+        arm.driver.advance(arm.driver.now_ns + late_ms * 1_000_000)
+        arm._publish()
+    arm.destroy_node()
+    assert (np.diff(stamps_ns) / 1e6).tolist() == [40, 2, 2]
+
+
 def test_faults_and_slider_are_parameters_and_topics_of_the_running_node():
     with cell() as (arm, peer, heard):
         out = peer.create_publisher(JointTrajectory, TOPIC, 1)
@@ -157,7 +172,7 @@ def test_streams_lie_as_they_are_told():
 
 
 @pytest.mark.parametrize("path", ARMS, ids=lambda path: path.stem)
-def test_every_robot_file_has_a_mock_with_its_joints_and_nothing_reaches_a_real_driver(path, capsys):
+def test_every_robot_file_has_a_mock_with_its_joints_and_nothing_reaches_a_real_driver(path, capsys, context):
     content = yaml.safe_load(path.read_text())
     assert mock_file.main([str(path)]) == 0
     made = Path(capsys.readouterr().out.strip())
@@ -176,8 +191,6 @@ def test_every_robot_file_has_a_mock_with_its_joints_and_nothing_reaches_a_real_
     limits = content["dropgate_controller"]["ros__parameters"]["limits"]
     changed = {name for name in limits if given["limits"][name] != limits[name]}
     assert changed == (set() if path.stem in ("ur5e", "fr3") else {"workspace_low", "workspace_high"})
-    context = rclpy.Context()
-    rclpy.init(context=context)
     node = SimArmNode(context, [Parameter(name, value=value) for name, value in arm.items()])
     names = given["joints"]["names"]
     assert [*node.driver.arm.names, *filter(None, arm["still_joints"])] == names, "what a driver would report"
@@ -186,7 +199,6 @@ def test_every_robot_file_has_a_mock_with_its_joints_and_nothing_reaches_a_real_
     node.driver.advance(time.time_ns() + 10_000_000)
     assert_described(context, node, given)
     node.destroy_node()
-    rclpy.shutdown(context=context)
 
 
 def assert_described(context, node, given):

@@ -34,14 +34,6 @@ NAMES = {
 MESH = '<collision><geometry><mesh filename="package://nowhere/link.stl"/></geometry></collision>'
 
 
-@pytest.fixture
-def context() -> Iterator[rclpy.Context]:
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    yield context
-    rclpy.shutdown(context=context)
-
-
 @contextlib.contextmanager
 def controller(context: rclpy.Context, **given: Any) -> Iterator[LifecycleNode]:
     """A node with the parameters of a shipped robot file and what is given besides (dots as double underscores)."""

@@ -178,11 +178,12 @@ class SimArmNode(Node):
         self._description_out.publish(String(data=self.driver.arm.model.urdf(names)))
 
     def _is_due(self, what: str, hz: float) -> bool:
+        """True at most once per cycle of the arm, also after a pause that was longer than a period."""
         now = self.driver.now_ns
         if now < self._due.get(what, 0):
             return False
         period = round(SECOND_NS / hz)
-        self._due[what] = max(self._due.get(what, now) + period, now)
+        self._due[what] = max(self._due.get(what, now) + period, now + 1)
         return True
 
     def _publish(self) -> None:
