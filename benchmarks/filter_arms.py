@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dropgate_sim.arm_models import PANDA, Names
 from dropgate_sim.sim_robot import FRAME, JOINTS, RobotState, Scene, SimRobot
 
 from compress.gate.episodes import STEP_S, run_episode
 from compress.gate.plan import Pair
 from compress.gate.policies import PolicyLike
+from compress.models.reference_specs import OSC_FOLLOWS
 from compress.sim.envs import axis_angle
 from runtime.clock import FakeClock
 from runtime.contract.artifact import Artifact
@@ -33,17 +35,22 @@ from runtime.control.scheduler import Pace
 from runtime.control.settings import Settings
 from runtime.control.state import MOVING, ON_TASK
 from runtime.control.task import Task, Tick
-from runtime.recording.setup import Setup
+from runtime.recording.setup import Arm, Setup
+from runtime.safety.cell import Cell
 from runtime.safety.filter import SafetyFilter
-from runtime.safety.limits import CartesianLimits, Timing, station_limits
+from runtime.safety.kinematics import Frames
+from runtime.safety.limits import TOOL_DEFAULTS, CartesianLimits, JointLimits, Timing, station_limits
 from runtime.safety.motion import AdmittedChunk, ChunkRejected, Situation
+from runtime.safety.trajectory import CommandKind, SafeTrajectory
 
 OFF, ON = "off", "on"
 START_S, TICK_S = 100.0, 0.01
 FREE = 1e3  # times the station's limits: nothing is ever limited
+WIDE, RATES = 50.0, ("velocity", "acceleration", "jerk")
 # OSC's arm moves with about sqrt(150) / 2 / 20 = 0.31 of the nominal speed of a lasting delta (kp 150, damping 1)
 FOLLOWS = 0.31
 COLLABORATIVE = {"linear_m_s": 0.25, "angular_rad_s": 0.62, "linear_m_s2": 1.0, "angular_rad_s2": 2.0}  # fr3.yaml
+BODIES = ("robot0_link0", "robot0_link7")
 PATIENCE = 2  # times the steps that count, so that slow is told from wrong
 ARMS: dict[str, str] = {
     OFF: "the gate's rollout: every row is applied as it comes",
@@ -52,7 +59,10 @@ ARMS: dict[str, str] = {
     "ramp": "latency, with 1 s from rest to full speed",
     "wide": "latency, limits 1000 times as wide",
     "slow": "on, with the limits of a collaborative arm (fr3.yaml): what time scaling costs",
+    "joint": "latency, as joint trajectories for a stiff joint controller, with the joint limits of the robot's file",
+    "joint_wide": "joint, with limits of speed, acceleration and jerk 50 times as wide: what the interface alone costs",
 }
+JOINT_ARMS = ("joint", "joint_wide")
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Row:
     Attributes:
         success: the goal was reached within the steps that the gate gives; late: only after them.
         rejected: chunks by cause, `why` in the filter's words; cut: admitted in part.
-        scaled: commands slower than the policy meant; changed: equal to none of the chunk's rows at their tempo.
+        scaled: commands slower than the policy meant; changed: twists equal to none of the rows at their tempo.
         end: where the tool stood after the last step that counts [m]; the simulator is deterministic.
         cause, text: of the task, if it ended by itself.
     """
@@ -94,32 +104,37 @@ class Row:
         return self.arm, self.task, self.state, self.seed
 
 
-def setup_of(artifact: Artifact, robot: Path, arm: str) -> Setup:
-    """The controller's parts, from the robot's own file, changed by what `arm` is about."""
+def setup_of(artifact: Artifact, robot: Path, arm: str, description: Arm | None = None) -> Setup:
+    """The controller's parts, from the robot's own file, changed by what `arm` is about; joints need a description."""
     given = read_robot_file(robot).controller
 
     def number(name: str) -> Any:
-        return given[f"limits.{name}"]
+        return given[f"limits.{name}"] if f"limits.{name}" in given else TOOL_DEFAULTS[name]
 
     joints = tuple(given["joints.names"])
-    limits = station_limits(str(given["command.interface"]), number, joints)
-    if not isinstance(limits, CartesianLimits):
+    if given["command.interface"] != "twist":
         raise SystemExit(f"{robot}: interface {given['command.interface']!r}, expected twist")
+    limits = station_limits("joint_trajectory" if arm in JOINT_ARMS else "twist", number, joints)
     timing = Timing(**{n: float(number(n)) for n in Timing.__dataclass_fields__ if f"limits.{n}" in given})
     names = ("ramp_in_s", "late_speed", "permit_timeout_s", "max_pause_s", "max_clock_step_s", "lockstep")
     policy = artifact.manifest.policy
     pace = Pace(int(given.get("execute_rows", 0)) or policy.action.horizon, float(given.get("lead_s", 0.1)))
     settings = Settings(pace, **{name: given[name] for name in names if name in given})
-    if arm in ("latency", "ramp", "wide"):
+    if arm in ("latency", "ramp", "wide", *JOINT_ARMS):
         pace = Pace(policy.action.horizon, 0.1)
         settings = replace(settings, lockstep=False, pace=pace, ramp_in_s=1.0 if arm == "ramp" else 0.0)
     if arm == "wide":
         limits = CartesianLimits(**{name: _times(value, FREE) for name, value in asdict(limits).items()})
+    if arm == "joint_wide":
+        limits = replace(limits, **{name: _times(getattr(limits, name), WIDE) for name in RATES})
     if arm == "slow":
         limits = replace(limits, **{name: value / FOLLOWS for name, value in COLLABORATIVE.items()})
+    if arm in JOINT_ARMS:  # such an arm goes where it is told; artifacts of before 2026-11-28 do not say the share
+        action = replace(policy.action, follows=policy.action.follows or OSC_FOLLOWS)
+        policy = replace(policy, action=action.as_motion())
     about = {"artifact_id": artifact.manifest.artifact_id, "robot": str(given["robot"])}
     return Setup(
-        policy, limits, timing, settings, tuple(given["state"]), joints, True, about,
+        policy, limits, timing, settings, tuple(given["state"]), joints, True, about, description,
         trained=artifact.normalizers().action,
     )  # fmt: skip
 
@@ -155,7 +170,8 @@ class Watched(SafetyFilter):
     """The filter, which keeps the words of every rejection: the loop keeps only those of a fault."""
 
     def __init__(self, setup: Setup) -> None:
-        super().__init__(setup.policy.action, setup.limits, setup.timing, None, setup.trained)
+        arm = setup.arm.kinematics(setup.limits.names) if isinstance(setup.limits, JointLimits) else None
+        super().__init__(setup.policy.action, setup.limits, setup.timing, arm, setup.trained)
         self.why: list[str] = []
 
     def admit(self, chunk: ActionChunk, situation: Situation) -> AdmittedChunk:
@@ -236,14 +252,26 @@ class Filtered:
             now_s = self._clock.now()
             if command.gripper is not None:
                 self._robot.apply_gripper(command.gripper)
-            self._robot.apply_twist(command.velocities[0], FRAME, _ns(command.start_s), _ns(now_s))
+            self._send(command, _ns(now_s))
             if self._controller.state in ON_TASK:
-                self._count(command.velocities[0], command.scale)
+                self._tally["scaled"] += command.scale < 1.0 - 1e-9
+                if command.kind is CommandKind.TWIST:
+                    self._count(command.velocities[0], command.scale)
         return tick
 
+    def _send(self, command: SafeTrajectory, now_ns: int) -> None:
+        if command.positions is None:
+            self._robot.apply_twist(command.velocities[0], FRAME, _ns(command.start_s), now_ns)
+            return
+        early_s = min(0.0, float(command.times_s[0]))  # the first point may lie before the start
+        times = command.times_s - early_s
+        start_ns = _ns(command.start_s + early_s)
+        self._robot.apply_joint_trajectory(
+            command.names, times, command.positions, command.velocities, start_ns, now_ns
+        )  # fmt: skip
+
     def _count(self, twist: np.ndarray, scale: float) -> None:
-        """A command slower than the policy meant it; one that is none of the chunk's rows at its tempo."""
-        self._tally["scaled"] += scale < 1.0 - 1e-9
+        """A twist that is none of the chunk's rows at its tempo."""
         if self._chunk is not None:
             rows = self._chunk.rows * scale * self._chunk.time_scale
             self._tally["changed"] += bool(np.abs(rows - twist).max(axis=1).min() > 1e-6)
@@ -258,9 +286,45 @@ class Filtered:
         self._buffer.put(TCP, now, Pose(state.tcp_position, axis_angle(state.tcp_quaternion)), now)
 
 
+def panda_description(robot: SimRobot, pair: Pair) -> Arm:
+    """The arm that stands in LIBERO's scenes, from published numbers: `world` to the grip site of its gripper.
+
+    Raises SystemExit if that is not where the simulator has it.
+    """
+    state = robot.reset(Scene(*pair), _ns(START_S))
+    sim = robot.built(pair.task).libero.sim
+    base, last = (_placed(sim.data.body_xpos[i], sim.data.body_xmat[i]) for i in map(sim.model.body_name2id, BODIES))
+    grip = sim.model.site_name2id("gripper0_grip_site")
+    tool = np.linalg.inv(last) @ _placed(sim.data.site_xpos[grip], sim.data.site_xmat[grip])
+    urdf = PANDA.urdf(Names(base="panda_base")).replace(
+        '<link name="panda_base"/>', '<link name="world"/>' + _fixed("stand", "world", "panda_base", base)
+    )
+    urdf = urdf.replace("</robot>", _fixed("hand", f"{PANDA.joints[-1]}_link", "grip", tool) + "</robot>")
+    found = Arm(urdf, Frames(tcp="grip", base="world"), Cell())
+    away = found.kinematics(PANDA.joints).pose(state.positions[:7])[0] - state.tcp_position
+    if not np.abs(away).max() < 1e-3:
+        raise SystemExit(f"the description has the tool {away} m away from where the simulator has it")
+    return found
+
+
+def _placed(place: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    return np.block([[np.reshape(turn, (3, 3)), np.reshape(place, (3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
+
+
+def _fixed(name: str, parent: str, child: str, way: np.ndarray) -> str:
+    """A link and the joint that fixes it."""
+    turn = way[:3, :3]
+    rpy = np.arctan2(turn[2, 1], turn[2, 2]), -np.arcsin(np.clip(turn[2, 0], -1, 1)), np.arctan2(turn[1, 0], turn[0, 0])
+    xyz, angles = (" ".join(repr(float(v)) for v in values) for values in (way[:3, 3], rpy))
+    return (
+        f'<link name="{child}"/><joint name="{name}" type="fixed"><parent link="{parent}"/><child link="{child}"/>'
+        f'<origin xyz="{xyz}" rpy="{angles}"/></joint>'
+    )
+
+
 def unfiltered(robot: SimRobot, policy: PolicyLike, pair: Pair, max_steps: int, open_loop: int) -> Row:
     """The gate's rollout of the same scene."""
-    env = robot._built(pair.task)
+    env = robot.built(pair.task)
     found = run_episode(env, policy, pair.state, pair.seed, env.task.language, max_steps, open_loop)
     return Row(
         OFF, *pair, success=found.success, steps=found.steps, chunks=found.queries, commands=found.steps,

@@ -27,8 +27,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from dropgate_sim.sim_robot import SimRobot
-from filter_arms import ARMS, OFF, ON, Filtered, Row, setup_of, unfiltered
+from dropgate_sim.sim_robot import Interface, SimRobot
+from filter_arms import ARMS, JOINT_ARMS, OFF, ON, Filtered, Row, panda_description, setup_of, unfiltered
 
 from compress.gate.environment import hardware, versions
 from compress.gate.intervals import mcnemar_exact, tango, wilson
@@ -84,13 +84,19 @@ def measure(given: argparse.Namespace, arms: Sequence[str]) -> dict[str, Any]:
     if not pairs:
         raise SystemExit(f"--scenes {given.scenes}: none of them is a scene of {spec.suite!r}, expected TASK:STATE")
     asked = frozenset(pairs)
-    setups = {arm: setup_of(artifact, given.robot, arm) for arm in arms if arm != OFF}
     rows = Rows(given.output, {
         "artifact": artifact.manifest.artifact_id, "suite": spec.suite, "seed": given.seed, "robot": given.robot.stem,
         "latency_s": given.latency, "max_steps": given.max_steps,
     })  # fmt: skip
-    robot, policy = SimRobot(open_suite(spec.suite, None), source.image_size or 128), source.open()
-    filtered = {arm: Filtered(robot, policy, setup, given.latency) for arm, setup in setups.items()}
+    suite, size, policy = open_suite(spec.suite, None), source.image_size or 128, source.open()
+    robot, jointed = SimRobot(suite, size), SimRobot(suite, size, Interface.JOINT_TRAJECTORY)
+    filtered: dict[str, Filtered] = {}
+    for arm in arms:
+        if arm in JOINT_ARMS:
+            setup = setup_of(artifact, given.robot, arm, panda_description(jointed, pairs[0]))
+            filtered[arm] = Filtered(jointed, policy, setup, given.latency)
+        elif arm != OFF:
+            filtered[arm] = Filtered(robot, policy, setup_of(artifact, given.robot, arm), given.latency)
     try:
         with choose(quiet=given.quiet).bar("filter in closed loop", len(pairs) * len(arms)) as bar:
             for pair in pairs:
@@ -106,6 +112,7 @@ def measure(given: argparse.Namespace, arms: Sequence[str]) -> dict[str, Any]:
                     bar.update(len(done), len(pairs) * len(arms), ", ".join(f"{a} {n}" for a, n in won.items()))
     finally:
         robot.close()
+        jointed.close()
         policy.close()
     chosen = {arm: {pair: rows.found[(arm, *pair)] for pair in pairs} for arm in arms}
     names = {task.index: task.name for task in tasks}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from artifact_factory import action_spec, image_spec, lineage, policy_spec, prompt_spec, state_spec
 
-from runtime.contract.action import ActionDim
+from runtime.contract.action import ActionDim, ActionSpec
+from runtime.contract.codec import decode, encode
 from runtime.contract.conventions import DimRole, HoldRule, Layout, Orientation
 from runtime.contract.graph import GraphSpec, TensorSpec
 from runtime.contract.lineage import KeptStack, PlanSummary, SourceModel
@@ -65,6 +66,11 @@ REFUSALS = {
     ),
     "repeat delta": (lambda: action_spec(hold="repeat_last"), r"hold: found 'repeat_last', expected 'zero_motion'"),
     "zero absolute": (lambda: action_spec(kind="absolute"), r"hold: found 'zero_motion', expected 'repeat_last'"),
+    "follows nothing": (lambda: action_spec(follows=0.0), r"ActionSpec.follows: found 0.0, expected a share in"),
+    "follows places": (
+        lambda: action_spec(kind="absolute", hold="repeat_last", follows=0.5),
+        r"ActionSpec.follows: found 0.5, expected none: the actions are absolute",
+    ),
     "no time": (lambda: action_spec(dt_s=0), r"ActionSpec.dt_s: found 0.0, expected a number above zero"),
     "kept order": (lambda: KeptStack("s", 4, (2, 1)), r"KeptStack\[s\].kept: found \(2, 1\), expected ascending"),
     "kept range": (lambda: KeptStack("s", 4, (0, 4)), r"KeptStack\[s\].kept: found \(0, 4\), expected indices in 0..3"),
@@ -127,6 +133,22 @@ def test_commands_and_physical_units_round_trip() -> None:
     np.testing.assert_allclose(physical, [0.05, -0.05, 0.025, 0.5, 0.0, -0.1, 1.0])
     np.testing.assert_allclose(spec.to_command(physical), command)
     assert (spec.to_physical(np.ones(7)) == spec.high).all()
+
+
+def test_deltas_that_were_followed_in_part_are_as_short_as_the_motion_that_they_caused() -> None:
+    spec, command = action_spec(follows=0.25), np.array([1.0, -1.0, 0.5, 1.0, 0.0, -0.4, -1.0])
+    meant, moved = spec.to_physical(command), spec.as_motion().to_physical(command)
+    assert moved[:6] == pytest.approx(meant[:6] / 4)
+    assert moved[6] == meant[6], "a gripper's command is no way"
+    assert spec.as_motion().high.tolist() == [0.0125] * 3 + [0.125] * 3 + [1.0]
+    assert spec.as_motion().as_motion() == spec.as_motion(), "shortened once"
+    assert action_spec().as_motion() == action_spec()
+
+
+def test_a_spec_without_a_share_leaves_no_key_behind() -> None:
+    assert "follows" not in encode(action_spec())
+    assert decode(ActionSpec, encode(action_spec()), "action").follows is None
+    assert decode(ActionSpec, encode(action_spec(follows=0.27)), "action").follows == 0.27
 
 
 def test_hold_of_delta_stops_arm_and_keeps_gripper() -> None:

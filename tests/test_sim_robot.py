@@ -398,7 +398,7 @@ def test_an_unknown_scene_leaves_the_robot_where_it_is(robot) -> None:
 @pytest.mark.slow
 def test_a_reset_that_fails_leaves_no_scene(robot, monkeypatch) -> None:
     robot.reset(Scene(1, 0, 0), NOW)
-    monkeypatch.setattr(robot, "_built", lambda task: SimpleNamespace(reset=lambda state, seed: 1 / 0))
+    monkeypatch.setattr(robot, "built", lambda task: SimpleNamespace(reset=lambda state, seed: 1 / 0))
     with pytest.raises(ZeroDivisionError):
         robot.reset(Scene(1, 1, 0), NOW)
     with pytest.raises(NoScene, match="call ~/reset"):

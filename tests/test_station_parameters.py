@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from std_msgs.msg import String  # noqa: E402
 
 from runtime.control.blend import Kind  # noqa: E402
 from runtime.errors import ContractError  # noqa: E402
+from runtime.safety.trajectory import CommandKind  # noqa: E402
 
 ROBOT = Path(__file__).resolve().parent.parent / "launch" / "config" / "ur5e.yaml"
 NAMES = {
@@ -133,6 +135,16 @@ def test_with_capsules_for_the_arm_its_meshes_need_not_be_here(context, tmp_path
         arm.kinematics(names)
     with controller(context, kinematics__urdf=urdf, kinematics__cell=cell) as node:
         assert read(node).kinematics(names).pairs == 1
+
+
+def test_only_liberos_arm_takes_deltas_as_they_are_meant(context) -> None:
+    action = replace(policy_spec().action, follows=0.25)
+    with controller(context) as node:
+        station = parameters.read(node, policy_spec())
+    simulated = replace(station, simulated=True, kind=CommandKind.TWIST)
+    assert simulated.meaning(action) == action
+    for other in (station, replace(station, simulated=True), replace(station, kind=CommandKind.TWIST)):
+        assert other.meaning(action).scale[0] == action.scale[0] / 4
 
 
 def test_how_chunks_meet_is_a_parameter(context) -> None:

@@ -7,13 +7,13 @@ unit (for a normalised OSC delta 1.0 = 0.05 m). Zero is not a safe action: `hold
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.contract import check
-from runtime.contract.codec import conform
+from runtime.contract.codec import OMITTED, conform
 from runtime.contract.conventions import ActionKind, DimRole, Frame, GripperSign, HoldRule, RotationConvention, Unit
 from runtime.errors import ContractError
 
@@ -43,7 +43,12 @@ class ActionDim:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """An action chunk of shape (horizon, D), one row every `dt_s` [s]. Raises ContractError."""
+    """An action chunk of shape (horizon, D), one row every `dt_s` [s]. Raises ContractError.
+
+    Attributes:
+        follows: of deltas that were targets for a compliant controller when the policy was trained: the share of a
+            delta that the arm moved in the row's time, (0, 1]. None where a delta is the way itself.
+    """
 
     dims: tuple[ActionDim, ...]
     kind: ActionKind
@@ -53,6 +58,7 @@ class ActionSpec:
     horizon: int
     dt_s: float
     hold: HoldRule
+    follows: float | None = field(default=None, metadata=OMITTED)
 
     def __post_init__(self) -> None:
         conform(self)
@@ -66,6 +72,10 @@ class ActionSpec:
         wanted = HoldRule.REPEAT_LAST if self.kind is ActionKind.ABSOLUTE else HoldRule.ZERO_MOTION
         why = f"{wanted.value!r}: with kind {self.kind.value!r} the other rule moves the arm"
         check.require(self.hold is wanted, "ActionSpec.hold", self.hold.value, why)
+        if self.follows is not None:
+            check.require(0.0 < self.follows <= 1.0, "ActionSpec.follows", self.follows, "a share in (0, 1]")
+            delta = self.kind is ActionKind.DELTA
+            check.require(delta, "ActionSpec.follows", self.follows, f"none: the actions are {self.kind.value}")
 
     def _agree(self, field: str, declared: bool, present: bool) -> None:
         found = getattr(self, field).value
@@ -75,6 +85,20 @@ class ActionSpec:
             else f"'none': no dimension has role {field!r}"
         )
         check.require(declared == present, f"ActionSpec.{field}", found, expected)
+
+    def as_motion(self) -> ActionSpec:
+        """The same commands in units of the motion that they caused in training: deltas shortened to what `follows`
+        says. For an arm that goes exactly where it is told; unchanged without `follows`."""
+        if self.follows is None:
+            return self
+
+        def shorter(dim: ActionDim) -> ActionDim:
+            if dim.role is DimRole.GRIPPER:
+                return dim
+            return replace(dim, low=dim.low * share, high=dim.high * share, scale=dim.scale * share)
+
+        share = self.follows
+        return replace(self, dims=tuple(shorter(dim) for dim in self.dims), follows=None)
 
     @property
     def dim(self) -> int:

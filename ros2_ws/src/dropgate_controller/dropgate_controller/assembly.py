@@ -85,7 +85,8 @@ def assemble(node: Node, wall: Clock, lock: RLock) -> Loaded:
 
 def _setup(node: Node, artifact: Artifact, station: parameters.Station) -> Setup:
     """Everything that the controller is made of, as a recording keeps it."""
-    policy, manifest = artifact.manifest.policy, artifact.manifest
+    manifest = artifact.manifest
+    policy = dataclasses.replace(manifest.policy, action=station.meaning(manifest.policy.action))
     about = {"artifact_id": manifest.artifact_id, "policy_id": manifest.policy_id, "robot": station.robot}
     needs_tcp = station.kind is CommandKind.TWIST
     return Setup(

@@ -13,6 +13,7 @@ from rclpy.logging import get_logging_directory
 from rclpy.parameter import Parameter
 
 from dropgate_controller.declared import declare_cameras
+from runtime.contract.action import ActionSpec
 from runtime.contract.policy_spec import PolicySpec
 from runtime.contract.regression import SIMULATED_NAMESPACE
 from runtime.control.blend import Blend, Kind
@@ -77,6 +78,11 @@ class Station:
     limits: CartesianLimits | JointLimits
     timing: Timing
     worker: WorkerOptions
+
+    def meaning(self, action: ActionSpec) -> ActionSpec:
+        """What the policy's commands are to this arm. Only LIBERO's, which takes twists, follows deltas as the arm of
+        the training did; every other goes exactly where it is told."""
+        return action if self.simulated and self.kind is CommandKind.TWIST else action.as_motion()
 
     @property
     def world(self) -> World:

@@ -123,7 +123,7 @@ class SimRobot:
         if scene.state >= 0:
             self._suite.initial_state(task, scene.state)
         self._env = self.scene = None
-        env = self._built(task.index)
+        env = self.built(task.index)
         env.reset(scene.state if scene.state >= 0 else None, scene.seed)
         self._twist.forget()
         self._gripper.forget()
@@ -187,7 +187,8 @@ class SimRobot:
             env.success,
         )
 
-    def _built(self, task: int) -> TaskEnv:
+    def built(self, task: int) -> TaskEnv:
+        """The task's environment, kept."""
         if task not in self._envs:
             while len(self._envs) >= self._keep:
                 self._envs.popitem(last=False)[1].close()
