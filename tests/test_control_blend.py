@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from artifact_factory import policy_spec
+from control_world import World, values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -161,3 +162,22 @@ def test_first_calls_do_not_count() -> None:
 def test_no_measurement_is_no_permission(seconds: list[float]) -> None:
     with pytest.raises(BackendError):
         delay_of(seconds, 0.05)
+
+
+def test_a_number_that_is_no_plan_is_refused_although_a_mean_would_hide_it() -> None:
+    """Also for the next mean: what was refused has no voice."""
+
+    def answers(call: int) -> np.ndarray:
+        wild = values(0.2)
+        wild[1, 0] = 3.4 if call == 3 else 0.2  # half ranges; the chunk before halves it
+        return wild
+
+    world = World(answers, blend=Blend(Kind.ENSEMBLE, decay=0.0)).ready()
+    world.controller.start("go")
+    while len(world.policy.asked) < 6:
+        world.step()
+        assert len(world.ticks) < 200
+    task = world.controller.task
+    assert task is not None
+    assert task.rejected == 1
+    assert max(np.linalg.norm(t.command.velocities[0][:3]) for t in world.ticks if t.command is not None) < 0.21

@@ -72,7 +72,16 @@ def test_a_second_commander_is_an_objection():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"heartbeat_s": 0.0}, {"joints_s": float("nan")}, {"enable_s": -1.0}, {"scaling_s": 60.0}, {"joints_s": 61}],
+    [
+        {"heartbeat_s": 0.0},
+        {"joints_s": float("nan")},
+        {"enable_s": -1.0},
+        {"scaling_s": 60.0},
+        {"joints_s": 61},
+        {"least_scaling": 0.0},
+        {"least_scaling": 1.01},
+        {"least_scaling": float("nan")},
+    ],
 )
 def test_settings_without_sense_are_refused(changes):
     with pytest.raises(ValueError, match="guard"):

@@ -60,6 +60,7 @@ class JointWorld(World):
                 outer.wall.advance(outer.took)
                 return filter_.brake(*given)
 
+        self.filter = filter_
         self.controller = Controller(settings, SlowFilter(), self.buffer, self, self.clock, self.wall)
         self._due, self.wave, self.way, self.played = None, 0.0, [], self.clock.now()
 
@@ -199,3 +200,18 @@ def test_whatever_comes_between_tick_and_wire_no_limit_is_broken_and_the_next_ta
         world.controller.arm(True)
     assert StopCause.COMMAND_LATE in causes
     assert breached(world) == set(), world.record.worst
+
+
+def test_a_stop_that_the_monitor_refuses_leaves_the_last_one_to_be_played_before_anybody_hears_of_rest(monkeypatch):
+    world = moving()
+    monkeypatch.setattr(world.filter, "_release", lambda motion, situation: None)
+    world.controller.stop()
+    states = []
+    while (state := world.controller.state) is not State.FAULT_LATCHED:
+        states.append(state)
+        speed = np.abs(world.jtc.desired(np.array([world.clock.now()]))[1]).max()
+        world.step()
+        assert len(states) < 100
+    assert len(states) > 5
+    assert speed < 1e-3, "of the tick before"
+    assert np.abs(world.jtc.desired(np.array([world.clock.now()]))[1]).max() == pytest.approx(0.0, abs=1e-9)

@@ -309,10 +309,10 @@ def test_a_stream_of_positions_is_the_command_and_ends_with_it():
     cell.offer(smooth(cell))
     command = cell.tick()
     stream = PositionStream(250.0)
-    assert stream.positions(cell.now) is None
+    assert stream.positions(cell.now, 0.0) is None
     stream.take(command)
     sent = []
-    while (place := stream.positions(cell.now + len(sent) * stream.period_s)) is not None:
+    while (place := stream.positions(cell.now + (t := len(sent) * stream.period_s), t)) is not None:
         sent.append(place)
     cell.advance(0.0)
     assert sent[0] == pytest.approx(ARM.home, abs=1e-9)
@@ -320,3 +320,57 @@ def test_a_stream_of_positions_is_the_command_and_ends_with_it():
     assert np.abs(np.diff(sent, axis=0)).max() <= max(ARM.limits.velocity) * stream.period_s
     with pytest.raises(ContractError, match="at least 125"):
         PositionStream(50.0)
+
+
+@pytest.mark.parametrize("pause_s", [0.02, 0.15, 2.0])
+@pytest.mark.parametrize("when", [5, 52])
+def test_a_stream_that_was_kept_waiting_skips_nothing_and_ends_where_the_stop_ends(pause_s, when):
+    """In the middle of the motion, and in the stop's last milliseconds."""
+    cell = Cell(ARM, SPEC)
+    cell.offer(smooth(cell))
+    for _ in range(15):  # in motion
+        command = cell.tick()
+        cell.advance(0.02)
+    stream, late, sent = PositionStream(250.0), 0.0, []
+    stream.take(command)
+    while (place := stream.positions(command.start_s + late, late)) is not None:
+        sent.append(place)
+        late += pause_s if len(sent) == when else stream.period_s
+    assert len(sent) > when
+    assert sent[-1] == pytest.approx(command.positions[-1], abs=1e-12)
+    fastest = np.abs(command.velocities).max()
+    assert np.abs(np.diff(sent, axis=0)).max() <= fastest * 2 * stream.period_s * 1.001
+
+
+def test_a_stream_that_is_behind_changes_over_where_the_next_command_begins():
+    cell = Cell(ARM, SPEC)
+    cell.offer(smooth(cell))
+    stream, sent, began = PositionStream(250.0), [], cell.now
+    for turn in range(75):
+        if turn % 5 == 0:
+            stream.take(cell.tick())
+            cell.advance(0.02)
+        if not 40 <= turn < 52:  # 48 ms in which the thread was not scheduled, and commands came all the same
+            sent.append(stream.positions(began + turn * stream.period_s, turn * stream.period_s))
+    steps = np.linalg.norm(np.diff(sent, axis=0), axis=1)
+    assert steps.max() < 2.0 * np.median(steps[-20:])
+    while (place := stream.positions(began + (t := (turn := turn + 1) * stream.period_s), t)) is not None:
+        sent.append(place)
+    assert np.linalg.norm(np.diff(sent, axis=0), axis=1).max() < 2.0 * np.median(steps[-20:])
+
+
+def test_a_command_in_a_time_that_was_set_back_is_played_at_once():
+    cell = Cell(ARM, SPEC)
+    cell.offer(smooth(cell))
+    first = cell.tick()
+    stream = PositionStream(250.0)
+    stream.take(first)
+    stream.positions(first.start_s + 0.01, 0.0)
+    stream.positions(first.start_s + 0.05, 0.04)  # 0.036 s behind
+    cell.advance(0.02)
+    second = cell.tick()
+    back = 3.0
+    object.__setattr__(second, "start_s", second.start_s - back)
+    stream.take(second)
+    now = second.start_s + 0.01
+    assert stream.positions(now, 0.044) == pytest.approx(second.at(now)[0])

@@ -98,6 +98,12 @@ def test_a_guard_that_lacks_the_drivers_messages_does_not_start_and_says_the_nex
     assert "Traceback" not in text
 
 
+def test_a_guard_to_whom_silence_is_no_objection_does_not_start(tmp_path) -> None:
+    with guard(tmp_path / "log", "state_s:=0.0") as process:
+        assert process.wait(timeout=60) != 0
+    assert "state_s is 0.0, expected seconds above 0" in (tmp_path / "log").read_text()
+
+
 def test_a_package_without_the_message_is_refused_too(monkeypatch) -> None:
     ear = ADAPTERS["ur"][0]
     monkeypatch.setitem(sys.modules, "ur_dashboard_msgs", sys)

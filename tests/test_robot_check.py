@@ -65,6 +65,8 @@ CONTRADICTIONS = {
     "out of reach": (r"workspace_low: \[0\.20", "workspace_low: [0.69", "workspace"),
     "flat": (r"workspace_high: \[0\.70", "workspace_high: [0.10", "low below high"),
     "operator's word": (r"robot: kuka_lbr\n", "robot: kuka_lbr\n    enable_motion: true\n", "the operator's to say"),
+    "no guard": (r"robot: kuka_lbr\n", "robot: kuka_lbr\n    require_permit: false\n", "moves by the guard's permit"),
+    "waiting time": (r"robot: kuka_lbr\n", "robot: kuka_lbr\n    lockstep: true\n", "in real time"),
     "no facts": (r"^dropgate_robot:", "other:", "section dropgate_robot is missing"),
     "set-points to nobody": (r"interface: joint_trajectory", "interface: forward_position", "heard on .../commands"),
     "nameless tool": (r"      tcp: lbr_link_ee.*\n", "", "kinematics.tcp is None"),

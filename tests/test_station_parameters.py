@@ -147,6 +147,14 @@ def test_only_liberos_arm_takes_deltas_as_they_are_meant(context) -> None:
         assert other.meaning(action).scale[0] == action.scale[0] / 4
 
 
+@pytest.mark.parametrize("given", [{"require_permit": "false"}, {"lockstep": "true"}])
+def test_a_real_arm_has_a_guard_and_real_time(context, given) -> None:
+    with controller(context, enable_motion="true", **given) as node, refused("but the arm is real"):
+        parameters.read(node, policy_spec())
+    with controller(context, **given) as node:
+        parameters.read(node, policy_spec())  # in shadow mode nothing is sent
+
+
 def test_how_chunks_meet_is_a_parameter(context) -> None:
     with controller(context) as node:
         assert parameters.read(node, policy_spec()).settings.blend.kind is Kind.REPLACE

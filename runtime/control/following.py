@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.control.loop import ControlLoop
-from runtime.control.state import Event
 from runtime.control.state_map import ObservationProblem
 from runtime.safety.motion import Measured, Situation
 from runtime.safety.trajectory import CommandKind, SafeTrajectory
@@ -119,9 +118,7 @@ class FollowedLoop(ControlLoop):
             Situation(now, Measured(now), speed_factor=self.speed_factor)
         ):
             return None
-        if self.machine.can(Event.AT_REST):
-            self.machine.happen(Event.AT_REST)
-            self._forget()
+        self._rests()
         return None
 
     def _forget(self) -> None:

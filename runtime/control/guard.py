@@ -45,6 +45,8 @@ class GuardSettings:
         for name in ("heartbeat_s", "joints_s", "enable_s", "scaling_s"):
             if not 0.0 < getattr(self, name) < 60.0:
                 raise ValueError(f"guard: {name} is {getattr(self, name)}, expected seconds above 0 and below 60")
+        if not 0.0 < self.least_scaling <= 1.0:
+            raise ValueError(f"guard: least_scaling is {self.least_scaling}, expected a share in (0, 1]")
         for what, silence_s in self.words:
             if not 0.0 <= silence_s < 60.0:
                 raise ValueError(f"guard: silence of {what} is {silence_s}, expected seconds from 0 to below 60")

@@ -150,6 +150,8 @@ class ControlLoop:
         self.task.chunks += 1
         try:
             met = self._blender.meet(chunk, now, self._scheduler.behind_s)
+            if met is not chunk:
+                self._filter.listen(chunk)
             admitted = self._filter.admit(met, self._situation(now))
             if not self._scheduler.splice(admitted, now):
                 raise ChunkRejected(StopCause.CHUNK_LATE, "the whole chunk is over already")
@@ -254,10 +256,15 @@ class ControlLoop:
             command = None  # without a measurement nothing is sent: the receiver's time-out or the tail stops the arm
         if command is not None:
             return self._commanded(command, now)
+        if not self._filter.playing(Situation(now, Measured(now))):  # a stop that was refused leaves the one before
+            self._rests()
+        return None
+
+    def _rests(self) -> None:
+        """Nothing is played any more; whoever waits for that is told."""
         if self.machine.can(Event.AT_REST):
             self.machine.happen(Event.AT_REST)
             self._forget()
-        return None
 
     def _commanded(self, command: SafeTrajectory, now: float) -> SafeTrajectory:
         self._command_s = now

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from runtime.control.following import FollowedLoop
-from runtime.control.state import Event
 from runtime.control.task import Tick
 from runtime.safety.motion import Situation
 from runtime.safety.trajectory import CommandKind, SafeTrajectory
@@ -69,9 +68,7 @@ class PunctualLoop(FollowedLoop):
         self._left_s, self._looked_s = self._left_s - gone * self.speed_factor, now
         if self._left_s > 0.0 and self.speed_factor > 0.0:
             return None
-        if self.machine.can(Event.AT_REST):
-            self.machine.happen(Event.AT_REST)
-            self._forget()
+        self._rests()
         return None
 
     def _situation(self, now: float) -> Situation:

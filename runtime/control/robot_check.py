@@ -157,6 +157,8 @@ def _wiring(file: RobotFile) -> Iterator[str]:
     scaling = facts.get("driver.scaling_topic", "")
     if given.get("driver.scaling_topic", "") != scaling:
         yield f"the driver reports its speed scaling on {scaling!r}, but driver.scaling_topic does not say so"
+    if given.get("require_permit", True) is not True or given.get("lockstep", False) is not False:
+        yield "require_permit or lockstep is as in a simulation: a real arm moves by the guard's permit, in real time"
     if given.get("require_enable") is not True or guard.get("require_enable") is not True:
         yield "require_enable is not true in both sections: somebody must hold an enabling input while a real arm moves"
     yield from _adapter(guard, facts)

@@ -87,14 +87,27 @@ class SafetyFilter:
             self._same_policy(chunk)
             self._finite(chunk)
             self._fresh(chunk, situation)
-            if unlikely := self._plausible.objection(self._spec.to_physical(chunk.values)):
-                raise ChunkRejected(StopCause.CHUNK_REJECTED, unlikely)
+            self._plausibly(chunk)
             found = self._path.admit(chunk, situation)
         except ChunkRejected as rejection:
             self.rejected[rejection.cause] += 1
             raise
         self.admitted, self._newest_s = self.admitted + 1, chunk.stamp_s
         return found
+
+    def listen(self, chunk: ActionChunk) -> None:
+        """What the policy itself said, where a mean of chunks is what is meant: a mean hides a number that is none.
+
+        Raises:
+            ChunkRejected: it may not be mixed with anything.
+        """
+        try:
+            self._same_policy(chunk)
+            self._finite(chunk)
+            self._plausibly(chunk)
+        except ChunkRejected as rejection:
+            self.rejected[rejection.cause] += 1
+            raise
 
     def command(
         self, chunk: AdmittedChunk, progress_s: float, situation: Situation, speed: float = 1.0
@@ -153,6 +166,10 @@ class SafetyFilter:
     def _finite(self, chunk: ActionChunk) -> None:
         if not np.isfinite(chunk.values).all():
             raise ChunkRejected(StopCause.POLICY_ERROR, "the chunk holds values that are not finite")
+
+    def _plausibly(self, chunk: ActionChunk) -> None:
+        if unlikely := self._plausible.objection(self._spec.to_physical(chunk.values)):
+            raise ChunkRejected(StopCause.CHUNK_REJECTED, unlikely)
 
     def _fresh(self, chunk: ActionChunk, situation: Situation) -> None:
         age = situation.now_s - chunk.stamp_s

@@ -51,6 +51,8 @@ class GuardNode(Node):
         scaling = self.declare_parameter("driver.scaling_topic", "").value
         heard = self._ears()
         state_s = self.declare_parameter("state_s", 1.0).value  # of what the driver says all the time
+        if not state_s > 0.0:  # 0 means that a word is said on a change only
+            raise ValueError(f"guard: state_s is {state_s}, expected seconds above 0 and below 60")
         words = tuple((ear.what, 0.0 if ear.on_change else state_s) for ear, _ in heard)
         settings = GuardSettings(**given, watch_program=bool(program), watch_scaling=bool(scaling), words=words)
         self._guard = Guard(settings, MonotonicClock())

@@ -113,6 +113,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
         raise ParameterError(
             f"`driver.scaling_topic` is set, but nothing slows a {STREAM} controller's set-points: leave it empty"
         )
+    _real_arms_are_guarded(node)
     joints = tuple(name for name in value(node, "joints.names") if name)
     threads = int(value(node, "worker.threads"))
     settings = Settings(
@@ -174,6 +175,18 @@ def read(node: Node, policy: PolicySpec) -> Station:
         timing=timing,
         worker=worker,
     )
+
+
+def _real_arms_are_guarded(node: Node) -> None:
+    """What a simulation may do without, and no arm that people stand beside. Raises ParameterError."""
+    if not value(node, "enable_motion") or value(node, "simulated"):
+        return
+    for name, needed, why in (
+        ("require_permit", True, "nothing moves without the guard"),
+        ("lockstep", False, "time does not wait for a command"),
+    ):
+        if value(node, name) is not needed:
+            raise ParameterError(f"`{name}` is {value(node, name)}, but the arm is real: {why}; leave it out")
 
 
 def record_dir(node: Node) -> Path | None:

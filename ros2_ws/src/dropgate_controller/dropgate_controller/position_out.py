@@ -49,7 +49,8 @@ class PositionOut:
 
     def _turn(self) -> float:
         with self._lock:
-            place = self._stream.positions(self._steady_s() + self._ahead_s)
+            steady = self._steady_s()
+            place = self._stream.positions(steady + self._ahead_s, steady)
         if place is not None:
             self._publish(Float64MultiArray(data=place.tolist()))
         return self._stream.period_s
