@@ -38,16 +38,17 @@ class CellShapes:
         pairs: list[tuple[str, str, bool]] = []
         joint = {i: int(shapes.geometryObjects[i].parentJoint) for i in arm}
         for n, i in enumerate(arm):
-            others = [(j, owner[j], False) for j in arm[n + 1 :]] + [(j, name, True) for j, name in still.items()]
-            for j, name, static in others:
-                if frozenset((owner[i], name)) in may or self._neighbours(joint[i], 0 if static else joint[j], static):
+            others: list[tuple[int, str, int | None]] = [(j, owner[j], joint[j]) for j in arm[n + 1 :]]
+            for j, name, moved_by in others + [(j, name, None) for j, name in still.items()]:
+                if frozenset((owner[i], name)) in may or self._neighbours(joint[i], moved_by):
                     continue
                 shapes.addCollisionPair(pin.CollisionPair(i, j))
-                pairs.append((owner[i], name, static))
+                pairs.append((owner[i], name, moved_by is None))
         return pairs
 
-    def _neighbours(self, first: int, second: int, static: bool) -> bool:
-        if static:
+    def _neighbours(self, first: int, second: int | None) -> bool:
+        """Two joints, whose shapes need no look; None is the scene."""
+        if second is None:
             return first == 0  # what does not move cannot come nearer
         return first == second or first == self._model.parents[second] or second == self._model.parents[first]
 
