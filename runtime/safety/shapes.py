@@ -63,7 +63,7 @@ class CellShapes:
             self._shapes.removeGeometryObject(self._shapes.geometryObjects[0].name)
         made = []
         for n, item in enumerate(cell.capsules):
-            index = self._frame(item.frame)
+            index = frame_of(self._pin, self._model, item.frame, "cell")
             frame = self._model.frames[index]
             start, end = np.array(item.start), np.array(item.end)
             length = float(np.linalg.norm(end - start))
@@ -82,8 +82,12 @@ class CellShapes:
             return self._coal.Box(*size)
         return self._coal.Sphere(*size) if kind == "sphere" else self._coal.Capsule(*size)
 
-    def _frame(self, name: str) -> int:
-        if not self._model.existFrame(name):
-            known = sorted({frame.name for frame in self._model.frames})
-            raise ContractError(f"cell: frame {name!r} is not in the description, which has {known}")
-        return int(self._model.getFrameId(name))
+
+def frame_of(pin: Any, model: Any, name: str, where: str) -> int:
+    """Index of a frame; of a link and a joint of one name it is the link. Raises ContractError: there is none."""
+    found = [k for k, frame in enumerate(model.frames) if frame.name == name]
+    if not found:
+        raise ContractError(
+            f"{where}: frame {name!r} is not in the description, which has {sorted({f.name for f in model.frames})}"
+        )
+    return max(found, key=lambda k: bool(model.frames[k].type == pin.FrameType.BODY))
