@@ -67,7 +67,7 @@ class CellShapes:
             frame = self._model.frames[index]
             start, end = np.array(item.start), np.array(item.end)
             length = float(np.linalg.norm(end - start))
-            along = (end - start) / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])
+            along = end - start if length > 1e-9 else np.array([0.0, 0.0, 1.0])  # of any length
             turn = self._pin.Quaternion.FromTwoVectors(np.array([0.0, 0.0, 1.0]), along).toRotationMatrix()
             place = frame.placement * self._pin.SE3(turn, (start + end) / 2.0)
             shape = self._coal.Capsule(item.radius, length)
