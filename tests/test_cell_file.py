@@ -151,3 +151,9 @@ def test_each_kind_has_its_number_of_sizes(kind, numbers):
             continue
         with pytest.raises(ContractError, match=rf"expected {numbers} number\(s\)"):
             Cell.from_json(found)
+
+
+@pytest.mark.parametrize("schema", ["dropgate.cell/2", "dropgate.cell", 1, None, []])
+def test_another_schema_is_refused(schema):
+    with pytest.raises(ContractError, match=r"cell: schema is .*, expected 'dropgate.cell/1'"):
+        Cell.from_json(changed("schema", to=schema))
