@@ -51,7 +51,7 @@ _TICK, _STATE = "tests/test_control_tick.py", "tests/test_control_state.py"
 _FOLLOWING, _TWIST = "tests/test_control_following.py", "tests/test_safety_twist.py"
 _FILTER, _PATH, _BRIDGE = "tests/test_safety_filter.py", "tests/test_filter_path.py", "tests/test_filter_bridge.py"
 _PROPERTIES, _CURVE = "tests/test_filter_properties.py", ("tests/test_curve_laws.py", "tests/test_filter_stop.py")
-_JOINTS = ("tests/test_joint_commands.py", "tests/test_joint_path.py")
+_JOINTS = ("tests/test_joint_stops.py", "tests/test_joint_commands.py", "tests/test_joint_path.py")
 _INVERSE, _KINEMATICS = "tests/test_filter_inverse.py", "tests/test_filter_kinematics.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "runtime/contract/admission.py": _ADMISSION,
