@@ -31,7 +31,7 @@ def played_out(driven: Driven, left_s: float = 0.0) -> Driven:
 # ---- the last look --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ticks", [4, 5, 6, 7])
+@pytest.mark.parametrize("ticks", [20, 21, 22, 23])
 def test_arm_is_compared_with_where_it_is_commanded_to_be_now(ticks):
     """And not with where it will be a knot later."""
     driven = Driven(rows((0.6, 0.0)))
