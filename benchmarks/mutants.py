@@ -92,7 +92,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "runtime/safety/joint_rows.py": ("tests/test_joint_parts.py", "tests/test_joint_path.py", _INVERSE, _FILTER),
     "runtime/safety/inverse.py": ("tests/test_inverse_rows.py", _INVERSE),
     "runtime/safety/kinematics.py": ("tests/test_kinematics_any_arm.py", _KINEMATICS, "tests/test_cell_shapes.py"),
-    "runtime/safety/shapes.py": ("tests/test_cell_shapes.py", _KINEMATICS),
+    "runtime/safety/shapes.py": ("tests/test_cell_shapes.py", "tests/test_kinematics_any_arm.py", _KINEMATICS),
     "runtime/safety/cell.py": ("tests/test_cell_file.py",),
     "runtime/control/observation.py": ("tests/test_observation_edges.py", "tests/test_control_observation.py"),
     "runtime/control/blend.py": ("tests/test_blend_rows.py", "tests/test_control_blend.py"),

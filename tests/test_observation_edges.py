@@ -126,6 +126,20 @@ def test_age_that_is_just_allowed_is_allowed_and_no_more():
         assert problem(lambda s=sampled, t=0.3 + limit: s.snapshot(t + 1e-4)).cause is StopCause.OBSERVATION_STALE
 
 
+@pytest.mark.parametrize("robot", [JOINTS, TCP])
+def test_robot_that_is_not_heard_of_or_not_any_more_is_not_measured(robot):
+    seen = buffer()
+    for name in CAMERAS | {JOINTS, TCP} - {robot}:
+        see(seen, 1.0, name)
+    assert problem(lambda: seen.measured(1.0)).cause is StopCause.OBSERVATION_MISSING
+    see(seen, 1.0, robot)
+    for name in {JOINTS, TCP} - {robot}:
+        see(seen, 1.3, name)
+    found = problem(lambda: seen.measured(1.3))
+    assert found.cause is StopCause.OBSERVATION_STALE
+    assert robot in str(found)
+
+
 def test_sample_that_fits_the_pictures_but_is_too_old_itself_is_refused():
     """A pose may be 60 ms old, a picture 200 ms: the pose of a picture of 100 ms ago is too old."""
     seen = buffer(of=spec(cameras=0.2, robot=0.06))
