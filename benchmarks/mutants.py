@@ -51,6 +51,8 @@ _TICK, _STATE = "tests/test_control_tick.py", "tests/test_control_state.py"
 _FOLLOWING, _TWIST = "tests/test_control_following.py", "tests/test_safety_twist.py"
 _FILTER, _PATH, _BRIDGE = "tests/test_safety_filter.py", "tests/test_filter_path.py", "tests/test_filter_bridge.py"
 _PROPERTIES, _CURVE = "tests/test_filter_properties.py", ("tests/test_curve_laws.py", "tests/test_filter_stop.py")
+_JOINTS = ("tests/test_joint_stops.py", "tests/test_joint_commands.py", "tests/test_joint_path.py")
+_INVERSE, _KINEMATICS = "tests/test_filter_inverse.py", "tests/test_filter_kinematics.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "runtime/contract/admission.py": _ADMISSION,
     "runtime/contract/panel_checks.py": _ADMISSION,
@@ -85,7 +87,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     "runtime/safety/monitor.py": ("tests/test_monitor_numbers.py", "tests/test_filter_monitor.py"),
     "runtime/safety/curve.py": (*_CURVE, _BRIDGE, _PROPERTIES),
     "runtime/safety/profiles.py": (*_CURVE, _PROPERTIES),
-    "runtime/safety/joints.py": ("tests/test_joint_path.py", _PATH, _PROPERTIES, _FILTER),
+    "runtime/safety/joints.py": (*_JOINTS, _PATH, _PROPERTIES, _FILTER),
+    "runtime/safety/joint_plan.py": ("tests/test_joint_parts.py", *_JOINTS),
+    "runtime/safety/joint_rows.py": ("tests/test_joint_parts.py", "tests/test_joint_path.py", _INVERSE, _FILTER),
+    "runtime/safety/inverse.py": ("tests/test_inverse_rows.py", _INVERSE),
+    "runtime/safety/kinematics.py": ("tests/test_kinematics_any_arm.py", _KINEMATICS, "tests/test_cell_shapes.py"),
+    "runtime/safety/shapes.py": ("tests/test_cell_shapes.py", "tests/test_kinematics_any_arm.py", _KINEMATICS),
+    "runtime/safety/cell.py": ("tests/test_cell_file.py",),
+    "runtime/control/observation.py": ("tests/test_observation_edges.py", "tests/test_control_observation.py"),
+    "runtime/control/blend.py": ("tests/test_blend_rows.py", "tests/test_control_blend.py"),
     "ros2_ws/src/dropgate_controller/dropgate_controller/gatekeeper.py": ("tests/test_gatekeeper.py",),
 }
 

@@ -99,9 +99,12 @@ def test_joint_ranges_are_intervals() -> None:
 
 def test_ends_of_timing() -> None:
     assert Timing(max_time_scale=1.0).max_time_scale == 1.0
-    assert Timing(splice_s=0.1, commit_s=0.1).splice_s == 0.1
-    with pytest.raises(ContractError, match=r"splice_s is 0\.11, expected at most commit_s, 0\.1"):
-        Timing(splice_s=0.11, commit_s=0.1)
+    assert Timing(splice_s=0.095, commit_s=0.1).splice_s == 0.095
+    for splice_s in (0.0951, 0.11):
+        with pytest.raises(
+            ContractError, match=rf"splice_s is {splice_s}, expected at most commit_s, 0\.1, less 0\.005"
+        ):
+            Timing(splice_s=splice_s, commit_s=0.1)
     for value in (0.99, math.inf, math.nan):
         with pytest.raises(ContractError, match="max_time_scale is"):
             Timing(max_time_scale=value)

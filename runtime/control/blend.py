@@ -143,8 +143,8 @@ class Blender:
         if not 0 <= below < old.horizon:
             return None
         rows = old.values.astype(np.float64)
-        share = min(1.0, max(0.0, at - below))
-        if not self._absolute or share < _EDGE or below + 1 >= old.horizon:
+        share = max(0.0, at - below)
+        if not self._absolute or below + 1 >= old.horizon:
             return np.array(rows[below])
         between = (1.0 - share) * rows[below] + share * rows[below + 1]
         between[self._grip] = rows[below, self._grip]

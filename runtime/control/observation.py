@@ -108,7 +108,7 @@ class ObservationBuffer:
         """Forget all samples."""
         for stream in self._streams.values():
             stream.samples.clear()
-            stream.refused, stream.same, stream.place_when_new = "", 0, None
+            stream.refused = ""
 
     def ages(self, now_s: float) -> dict[str, float]:
         """Age of the newest sample of every stream [s]; infinite if there is none."""
@@ -121,7 +121,7 @@ class ObservationBuffer:
         """Samples per second of every stream, over its newest samples; 0 with fewer than two."""
         found = {}
         for name, stream in self._streams.items():
-            span = stream.samples[-1][0] - stream.samples[0][0] if len(stream.samples) > 1 else 0.0
+            span = stream.samples[-1][0] - stream.samples[0][0] if stream.samples else 0.0
             found[name] = (len(stream.samples) - 1) / span if span > 0.0 else 0.0
         return found
 

@@ -14,7 +14,6 @@ scene objects that are never compared. Nothing else is accepted.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from runtime.errors import ContractError
 
 SCHEMA = "dropgate.cell/1"
 SIZES = {"box": 3, "sphere": 1, "capsule": 2}
+FAR = 1e6  # m: no cell is so large
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Cell:
         _keys(found, {"schema"}, {"capsules", "scene", "may_touch"}, where)
         if found["schema"] != SCHEMA:
             raise ContractError(f"{where}: schema is {found['schema']!r}, expected {SCHEMA!r}")
-        pairs = found.get("may_touch", [])
+        capsules, scene, pairs = (_list(found, name, where) for name in ("capsules", "scene", "may_touch"))
         for pair in pairs:
             if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)):
                 raise ContractError(f"{where}: may_touch holds {pair!r}, expected a list of two names")
         return cls(
-            tuple(_capsule(item, f"{where}: capsules") for item in found.get("capsules", [])),
-            tuple(_obstacle(item, f"{where}: scene") for item in found.get("scene", [])),
+            tuple(_capsule(item, f"{where}: capsules") for item in capsules),
+            tuple(_obstacle(item, f"{where}: scene") for item in scene),
             tuple((pair[0], pair[1]) for pair in pairs),
         )
 
@@ -90,7 +90,7 @@ def _capsule(item: Any, where: str) -> Capsule:
 
 def _obstacle(item: Any, where: str) -> Obstacle:
     _keys(item, {"name", "kind", "size", "xyz"}, {"rpy"}, where)
-    if item["kind"] not in SIZES:
+    if not isinstance(item["kind"], str) or item["kind"] not in SIZES:
         raise ContractError(f"{where}: kind is {item['kind']!r}, expected one of {sorted(SIZES)}")
     size = _numbers(item["size"], SIZES[item["kind"]], f"{where}.size", positive=True)
     xyz, rpy = _numbers(item["xyz"], 3, f"{where}.xyz"), _numbers(item.get("rpy", [0, 0, 0]), 3, f"{where}.rpy")
@@ -103,10 +103,17 @@ def _keys(item: Any, needed: set[str], allowed: set[str], where: str) -> None:
         raise ContractError(f"{where}: found {found}, expected {sorted(needed)}, and perhaps {sorted(allowed)}")
 
 
+def _list(found: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    value = found.get(name, [])
+    if not isinstance(value, list):
+        raise ContractError(f"{where}: {name} is {value!r}, expected a list")
+    return value
+
+
 def _numbers(values: Any, count: int, where: str, positive: bool = False) -> tuple[float, ...]:
     plain = isinstance(values, list) and len(values) == count
     if not plain or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         raise ContractError(f"{where}: found {values!r}, expected {count} number(s)")
-    if not all(math.isfinite(v) and (v > 0.0 or not positive) for v in values):
-        raise ContractError(f"{where}: found {values}, expected finite{', positive' if positive else ''} numbers")
+    if not all(abs(v) < FAR and (v > 0.0 or not positive) for v in values):  # false for NaN
+        raise ContractError(f"{where}: found {values}, expected {'positive ' * positive}numbers below {FAR:g}")
     return tuple(float(v) for v in values)

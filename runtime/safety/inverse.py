@@ -109,7 +109,7 @@ class ToolRows:
         if spec.rotation is RotationConvention.AXIS_ANGLE:
             wanted[DimRole.ROTATION] = Unit.RADIAN_PER_SECOND if velocity else Unit.RADIAN
         wrong = [dim.name for dim in spec.dims if dim.role in wanted and dim.unit is not wanted[dim.role]]
-        size = _SIZES.get(spec.rotation, 0) if absolute else 3
+        size = _SIZES.get(spec.rotation) if absolute else 3  # none: a place without a turn is no pose
         odd = spec.rotation is not RotationConvention.AXIS_ANGLE and not absolute
         if wrong or odd or DimRole.JOINT in roles or len(self._linear) != 3 or len(self._angular) != size:
             raise ContractError(

@@ -101,17 +101,18 @@ class JointPath:
 
     def toward(self, chunk: AdmittedChunk, progress_s: float, situation: Situation, speed: float) -> Motion | None:
         """The next piece of the chunk and a stop; slower if the stop must be shorter; else the last command goes on."""
-        if chunk.index_at(progress_s) is None:
+        index = chunk.index_at(progress_s)
+        if index is None:
             return None
         head = self._head(situation)
-        index = chunk.index_at(progress_s) or 0
         gripper = None if chunk.gripper is None else float(chunk.gripper[index])
         for share in SLOWER:
             plan = self._plan(chunk, progress_s, head, speed * share)
-            command = None if plan is None else self._with_stop(head, plan)
+            if plan is None:
+                continue
+            command = self._with_stop(head, plan)
             if command is not None:
-                scale = plan.rate * situation.speed_factor / chunk.time_scale if plan is not None else 0.0
-                return self._motion(command, gripper, scale)
+                return self._motion(command, gripper, plan.rate * situation.speed_factor / chunk.time_scale)
         return self._go_on(situation, chunk)
 
     def braking(self, situation: Situation) -> Motion | None:
@@ -127,7 +128,7 @@ class JointPath:
             if command is not None:
                 return self._motion(command, None, 0.0)
         rest = last.curve.since(played, last.curve.end_s)
-        return None if len(rest.times) < 2 else self._motion(self._command(rest, rest.start_s, 0.0, None), None, 0.0)
+        return self._motion(self._command(rest, rest.start_s, 0.0, None), None, 0.0)
 
     def breach(self, motion: Motion, situation: Situation) -> str:
         """The monitor's objection, and whether the arm is where it has been commanded to be."""
@@ -199,8 +200,7 @@ class JointPath:
         """Where the controller holds the arm: as it says, or where its last trajectory ended, or where the arm is."""
         measured = self._by_name(situation.measured.joints)
         held = self._held if situation.held is None else self._by_name(situation.held)
-        near = held is not None and np.abs(held - measured).max() <= _SETTLED_RAD
-        return held if near and held is not None else measured
+        return measured if held is None or np.abs(held - measured).max() > _SETTLED_RAD else held
 
     def _plan(self, chunk: AdmittedChunk, progress_s: float, head: Curve, rate: float) -> Plan | None:
         """The plan in hand, if the arm is on it at this rate; otherwise a way onto the chunk's path."""
@@ -226,15 +226,14 @@ class JointPath:
 
     def _with_stop(self, head: Curve, plan: Plan | None) -> Command | None:
         """Head, committed part, stop; None if that leaves the range or the tool's limits."""
-        whole, commit = head, head.end_s
+        whole = head
         if plan is not None:
-            commit = min(max(head.end_s, self._played_s + self._timing.commit_s), plan.curve.end_s)
-            if commit > head.end_s + NEAR_S:
-                piece = plan.curve.cut(head.end_s, commit)
-                if abs(piece.start_s - head.end_s) > _SAME_INSTANT_S:
-                    return None
-                whole = head.joined(piece)
-                commit = whole.end_s
+            until = min(self._played_s + self._timing.commit_s, plan.curve.end_s)  # `Timing`: later than the head's end
+            piece = plan.curve.cut(head.end_s, until)
+            if abs(piece.start_s - head.end_s) > _SAME_INSTANT_S:
+                return None
+            whole = head.joined(piece)
+        commit = whole.end_s
         stop = self._stops.stop(commit, (whole.positions[-1], whole.velocities[-1], whole.accelerations[-1]))
         if stop is None:
             return None
@@ -254,8 +253,6 @@ class JointPath:
         if last is None or played >= last.curve.end_s - NEAR_S:
             return None
         rest = last.curve.since(played, last.curve.end_s)
-        if len(rest.times) < 2:
-            return None
         at_commit, now = (float(np.abs(last.curve.at(t)[1] / self._reach.speed).max()) for t in (last.commit_s, played))
         share = 1.0 if played < last.commit_s else min(1.0, now / max(at_commit, 1e-9))
         scale = last.rate * share * situation.speed_factor / chunk.time_scale

@@ -17,7 +17,7 @@ import numpy as np
 
 from runtime.errors import ContractError
 from runtime.safety.cell import Cell
-from runtime.safety.shapes import CellShapes
+from runtime.safety.shapes import CellShapes, frame_of
 from runtime.safety.trajectory import Floats
 
 INSTALL = 'pip install -e ".[control]" in the DropGate checkout'
@@ -190,10 +190,7 @@ class Kinematics:
             raise ContractError(f"kinematics: joints {wide} are continuous or free, expected one number per joint")
 
     def _frame(self, name: str) -> int:
-        if not self._model.existFrame(name):
-            known = sorted({frame.name for frame in self._model.frames})
-            raise ContractError(f"kinematics: frame {name!r} is not in the description, which has {known}")
-        return int(self._model.getFrameId(name))
+        return frame_of(self._pin, self._model, name, "kinematics")
 
     def _fixed_base(self, name: str) -> Floats:
         """(3, 4): rotation and place of the base frame in the description's root."""

@@ -12,6 +12,7 @@ from runtime.contract.manifest import digest
 from runtime.errors import ContractError
 
 OPTIONAL = ("elbow_low", "elbow_high", "approach")  # an elbow and an orientation may be free
+LEAST_PIECE_S = 0.005  # of a command, between splice and stop; below a tick of it an arm hardly moves
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,11 @@ class Timing:
     def __post_init__(self) -> None:
         for name in ("max_chunk_age_s", "commit_s", "splice_s", "command_timeout_s"):
             _positive(name, getattr(self, name))
-        if self.splice_s > self.commit_s:
-            raise ContractError(f"limits: splice_s is {self.splice_s}, expected at most commit_s, {self.commit_s}")
+        if self.splice_s + LEAST_PIECE_S > self.commit_s:
+            raise ContractError(
+                f"limits: splice_s is {self.splice_s}, expected at most commit_s, {self.commit_s}, less "
+                f"{LEAST_PIECE_S}: only what lies between follows the chunk"
+            )
         if not (math.isfinite(self.max_time_scale) and self.max_time_scale >= 1.0):
             raise ContractError(f"limits: max_time_scale is {self.max_time_scale}, expected a number of at least 1")
 

@@ -38,16 +38,17 @@ class CellShapes:
         pairs: list[tuple[str, str, bool]] = []
         joint = {i: int(shapes.geometryObjects[i].parentJoint) for i in arm}
         for n, i in enumerate(arm):
-            others = [(j, owner[j], False) for j in arm[n + 1 :]] + [(j, name, True) for j, name in still.items()]
-            for j, name, static in others:
-                if frozenset((owner[i], name)) in may or self._neighbours(joint[i], 0 if static else joint[j], static):
+            others: list[tuple[int, str, int | None]] = [(j, owner[j], joint[j]) for j in arm[n + 1 :]]
+            for j, name, moved_by in others + [(j, name, None) for j, name in still.items()]:
+                if frozenset((owner[i], name)) in may or self._neighbours(joint[i], moved_by):
                     continue
                 shapes.addCollisionPair(pin.CollisionPair(i, j))
-                pairs.append((owner[i], name, static))
+                pairs.append((owner[i], name, moved_by is None))
         return pairs
 
-    def _neighbours(self, first: int, second: int, static: bool) -> bool:
-        if static:
+    def _neighbours(self, first: int, second: int | None) -> bool:
+        """Two joints, whose shapes need no look; None is the scene."""
+        if second is None:
             return first == 0  # what does not move cannot come nearer
         return first == second or first == self._model.parents[second] or second == self._model.parents[first]
 
@@ -62,11 +63,11 @@ class CellShapes:
             self._shapes.removeGeometryObject(self._shapes.geometryObjects[0].name)
         made = []
         for n, item in enumerate(cell.capsules):
-            index = self._frame(item.frame)
+            index = frame_of(self._pin, self._model, item.frame, "cell")
             frame = self._model.frames[index]
             start, end = np.array(item.start), np.array(item.end)
             length = float(np.linalg.norm(end - start))
-            along = (end - start) / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])
+            along = end - start if length > 1e-9 else np.array([0.0, 0.0, 1.0])  # of any length
             turn = self._pin.Quaternion.FromTwoVectors(np.array([0.0, 0.0, 1.0]), along).toRotationMatrix()
             place = frame.placement * self._pin.SE3(turn, (start + end) / 2.0)
             shape = self._coal.Capsule(item.radius, length)
@@ -81,8 +82,12 @@ class CellShapes:
             return self._coal.Box(*size)
         return self._coal.Sphere(*size) if kind == "sphere" else self._coal.Capsule(*size)
 
-    def _frame(self, name: str) -> int:
-        if not self._model.existFrame(name):
-            known = sorted({frame.name for frame in self._model.frames})
-            raise ContractError(f"cell: frame {name!r} is not in the description, which has {known}")
-        return int(self._model.getFrameId(name))
+
+def frame_of(pin: Any, model: Any, name: str, where: str) -> int:
+    """Index of a frame; of a link and a joint of one name it is the link. Raises ContractError: there is none."""
+    found = [k for k, frame in enumerate(model.frames) if frame.name == name]
+    if not found:
+        raise ContractError(
+            f"{where}: frame {name!r} is not in the description, which has {sorted({f.name for f in model.frames})}"
+        )
+    return max(found, key=lambda k: bool(model.frames[k].type == pin.FrameType.BODY))
