@@ -18,7 +18,8 @@ from runtime.backends.shipped_engines import refuse_shipped_engines
 from runtime.contract.artifact import Artifact, SignatureVerifier, read_artifact
 from runtime.contract.chunk import ActionChunk
 from runtime.contract.conventions import Verdict
-from runtime.contract.graph import ACTIONS, ATTENTION_MASK, INPUT_IDS, STATE
+from runtime.contract.graph import ACTIONS, ATTENTION_MASK, INPUT_IDS, PREVIOUS_ACTIONS, PREVIOUS_WEIGHTS, STATE
+from runtime.contract.guidance import Guidance
 from runtime.contract.manifest import Manifest
 from runtime.contract.policy_spec import PolicySpec
 from runtime.errors import BackendError, ContractError, GateRefusedError, ObservationError, PolicyOutputError
@@ -102,10 +103,14 @@ class Policy:
         """The manifest of the loaded artifact."""
         return self.artifact.manifest
 
-    def infer(self, observation: Observation, instruction: str, stamp_s: float, lap: Lap = no_lap) -> ActionChunk:
+    def infer(
+        self, observation: Observation, instruction: str, stamp_s: float, lap: Lap = no_lap,
+        guidance: Guidance | None = None,
+    ) -> ActionChunk:  # fmt: skip
         """Commands for `instruction` given one observation taken at `stamp_s` [s] (monotonic, the caller's clock).
 
-        `lap` is called with the name of each of `STAGES` when it is over.
+        `lap` is called with the name of each of `STAGES` when it is over. `guidance` says what is being executed; only
+        for a graph that takes it (`GraphSpec.guided`), which answers freely when it is None.
         Raises ObservationError, BackendError, PolicyOutputError; then there is no chunk at all.
         """
         if self._backend is None:
@@ -116,7 +121,7 @@ class Policy:
         lap("preprocess")
         ids, mask = self._tokens(instruction, tensors[STATE][0])
         lap("tokenise")
-        inputs = {**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask}
+        inputs = {**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask, **self._previous(guidance)}
         outputs = self._backend.infer(inputs)
         lap("inference")
         check_finite(outputs, "policy outputs")
@@ -135,6 +140,23 @@ class Policy:
         if self._prompt is None or self._prompt[0] != instruction:
             self._prompt = (instruction, *self._tokenizer.encode(instruction))
         return self._prompt[1], self._prompt[2]
+
+    def _previous(self, guidance: Guidance | None) -> dict[str, NDArray[np.float32]]:
+        """The previous chunk as the network has it; nothing for a graph that does not take it."""
+        if not self._spec.graph.guided:
+            if guidance is not None:
+                raise ObservationError("guidance: the graph of this artifact does not take it; export.guided makes one")
+            return {}
+        if guidance is None:
+            guidance = Guidance.none(self._spec.action)
+        try:
+            guidance.require(self._spec.action)
+            normalised = self._action_norm.apply(guidance.commands)
+        except ContractError as error:
+            raise ObservationError(str(error)) from error
+        told = guidance.weights[:, None] > 0.0  # where nothing was said, nothing is handed over
+        actions = np.where(told, normalised, 0.0).astype(np.float32)
+        return {PREVIOUS_ACTIONS: actions[None], PREVIOUS_WEIGHTS: guidance.weights[None]}
 
     def close(self) -> None:
         """Free the engine; more calls are harmless."""
