@@ -28,6 +28,7 @@ from runtime.contract.guidance import Guidance
 from runtime.contract.spec import ObservationSpec
 from runtime.errors import ContractError, ObservationError, PolicyOutputError, WireError
 from runtime.inference.preprocess import Observation, check_keys, checked_image, checked_state
+from runtime.inference.previous import NOT_GUIDED
 from runtime.inference.wire import Frame, Kind, Part, pack_frame
 
 MAX_INSTRUCTION = 1024  # bytes of UTF-8
@@ -137,7 +138,7 @@ def _guidance_parts(guidance: Guidance | None, guided: ActionSpec | None) -> lis
     if guidance is None:
         return []
     if guided is None:
-        raise ObservationError("guidance: the graph of this artifact does not take it; export.guided makes one")
+        raise ObservationError(NOT_GUIDED)
     try:
         guidance.require(guided)
     except ContractError as error:
@@ -148,7 +149,7 @@ def _guidance_parts(guidance: Guidance | None, guided: ActionSpec | None) -> lis
 def unpack_request(frame: Frame, spec: ObservationSpec, guided: ActionSpec | None = None) -> Request:
     """The question; WireError unless it has exactly the spec's size. Values are the policy's to judge.
 
-    `guided`: of a graph that can be guided its action spec, None for any other. The size says whether there is guidance,
+    `guided`: of a graph that can be guided its action spec, None for any other. The size says if there is guidance,
     which must be finite, with weights of 0 to 1.
     """
     data = frame.payload

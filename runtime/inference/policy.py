@@ -18,12 +18,13 @@ from runtime.backends.shipped_engines import refuse_shipped_engines
 from runtime.contract.artifact import Artifact, SignatureVerifier, read_artifact
 from runtime.contract.chunk import ActionChunk
 from runtime.contract.conventions import Verdict
-from runtime.contract.graph import ACTIONS, ATTENTION_MASK, INPUT_IDS, PREVIOUS_ACTIONS, PREVIOUS_WEIGHTS, STATE
+from runtime.contract.graph import ACTIONS, ATTENTION_MASK, INPUT_IDS, STATE
 from runtime.contract.guidance import Guidance
 from runtime.contract.manifest import Manifest
 from runtime.contract.policy_spec import PolicySpec
 from runtime.errors import BackendError, ContractError, GateRefusedError, ObservationError, PolicyOutputError
 from runtime.inference.preprocess import Observation, Preprocessor
+from runtime.inference.previous import previous_tensors
 from runtime.inference.tokenizer import PromptTokenizer, Tokens
 
 PROVEN_BACKEND = "onnxruntime"  # what the exporter compares with torch
@@ -118,10 +119,11 @@ class Policy:
         if not math.isfinite(stamp_s):
             raise ObservationError(f"stamp_s: found {stamp_s}, expected the finite time [s] of the observation")
         tensors = self._preprocess.tensors(observation)
+        previous = previous_tensors(self._spec, self._action_norm, guidance)
         lap("preprocess")
         ids, mask = self._tokens(instruction, tensors[STATE][0])
         lap("tokenise")
-        inputs = {**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask, **self._previous(guidance)}
+        inputs = {**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask, **previous}
         outputs = self._backend.infer(inputs)
         lap("inference")
         check_finite(outputs, "policy outputs")
@@ -140,23 +142,6 @@ class Policy:
         if self._prompt is None or self._prompt[0] != instruction:
             self._prompt = (instruction, *self._tokenizer.encode(instruction))
         return self._prompt[1], self._prompt[2]
-
-    def _previous(self, guidance: Guidance | None) -> dict[str, NDArray[np.float32]]:
-        """The previous chunk as the network has it; nothing for a graph that does not take it."""
-        if not self._spec.graph.guided:
-            if guidance is not None:
-                raise ObservationError("guidance: the graph of this artifact does not take it; export.guided makes one")
-            return {}
-        if guidance is None:
-            guidance = Guidance.none(self._spec.action)
-        try:
-            guidance.require(self._spec.action)
-            normalised = self._action_norm.apply(guidance.commands)
-        except ContractError as error:
-            raise ObservationError(str(error)) from error
-        told = guidance.weights[:, None] > 0.0  # where nothing was said, nothing is handed over
-        actions = np.where(told, normalised, 0.0).astype(np.float32)
-        return {PREVIOUS_ACTIONS: actions[None], PREVIOUS_WEIGHTS: guidance.weights[None]}
 
     def close(self) -> None:
         """Free the engine; more calls are harmless."""
