@@ -51,17 +51,18 @@ class Guide:
     ) -> Guidance | None:
         """For a chunk that begins at `stamp_s`; `said` gives the old chunk's command (D,) for an instant, or None.
 
-        None if the old chunk is over before the new one begins.
+        None if the old chunk says nothing about any of its rows. Rows before the old chunk begins, which motion that
+        was slowed can leave, are over; they are free.
         """
         spec, commands = self._spec, np.zeros((self._spec.horizon, self._spec.dim), np.float32)
-        covered = 0
+        told = np.zeros(spec.horizon, dtype=bool)
         for row in range(spec.horizon):
             command = said(stamp_s + row * spec.dt_s)
-            if command is None:
-                break
-            commands[row], covered = command, row + 1
-        if covered == 0:
+            if command is not None:
+                commands[row], told[row] = command, True
+        if not told.any():
             return None
         certain_s = now_s - stamp_s + self.delay_s + self._frozen_s
         frozen = math.ceil(certain_s / spec.dt_s - _EDGE)
-        return Guidance(commands, prefix_weights(spec.horizon, frozen, covered))
+        weights = prefix_weights(spec.horizon, frozen, int(np.flatnonzero(told)[-1]) + 1)
+        return Guidance(commands, np.where(told, weights, np.float32(0.0)))
