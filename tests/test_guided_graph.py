@@ -17,6 +17,7 @@ import torch
 from export_factory import model as reference_model
 from family_cases import case, samples_for
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compress.export import parity
 from compress.export.answers import engine_for, graph_answers
@@ -140,6 +141,26 @@ def test_pull_that_is_one_percent_off_is_refused_and_shows_only_where_there_are_
     assert check(graph, told(False), path).passed
     with pytest.raises(ParityError, match=r"worst observation .*\+guided"):
         check(graph, observations(), path)
+
+
+def test_fused_attention_differentiates_a_row_that_sees_nothing_wrongly_and_the_plain_form_does_not() -> None:
+    """Why guidance wants the plain form. When the fused one is right, torch has been repaired and that can go."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 1, 3, 4, generator=draw, dtype=torch.float64) for _ in range(3))
+    blind = torch.full((1, 1, 3, 3), torch.finfo(torch.float64).min, dtype=torch.float64)
+
+    def slope(kind: SDPBackend | None) -> Tensor:
+        x = q.clone().requires_grad_(True)
+        if kind is None:  # the mask has swallowed the scores: equal weights, whatever they are
+            scores = x @ k.transpose(-1, -2) / 2.0
+            found = torch.softmax(scores - scores.detach(), -1) @ v
+        else:
+            with sdpa_kernel(kind):
+                found = torch.nn.functional.scaled_dot_product_attention(x, k, v, attn_mask=blind)
+        return torch.autograd.grad(found.square().sum(), x)[0]
+
+    torch.testing.assert_close(slope(SDPBackend.MATH), slope(None))
+    torch.testing.assert_close(slope(SDPBackend.FLASH_ATTENTION), 3.0 * slope(None))
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 """A module that differentiates itself -> one that does the same in plain operators, so that it can be exported.
 
 `torch.export` does not look into `torch.autograd.grad`. Below autograd both passes are ordinary operators: `make_fx`
-writes them down there, with attention in its plain form (the fused one has a backward operator without an ONNX form)
-and with the decompositions that leave no other backward operator. Weights keep their names.
+writes them down there, with the decompositions that leave no backward operator. Attention has to be in its plain form:
+the backward operator of the fused one has none in ONNX. Weights keep their names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compress.export.errors import ExportError
 from compress.export.exact import HALF
@@ -35,8 +34,7 @@ def written_out(name: str, module: nn.Module, arguments: tuple[Any, ...]) -> nn.
     if any(value.dtype in HALF for value in module.parameters()):  # its statistics are float32 in ONNX, not in torch
         table.update(get_decompositions([torch.ops.aten.native_layer_norm.default]))
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            traced = make_fx(module, decomposition_table=table)(*arguments)
+        traced = make_fx(module, decomposition_table=table)(*arguments)
     except Exception as error:  # torch raises many unrelated classes here; all mean that there is no backward pass
         reason = str(error).strip().splitlines()[:1]
         raise ExportError(

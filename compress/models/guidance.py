@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compress.models.flow import FlowSampler, Sampler
 
@@ -53,10 +54,14 @@ class GuidedSampler(Sampler):
         return chunk, (wanted, share, *context)
 
     def step(self, chunk: Tensor, rows: tuple[Tensor, ...], context: tuple[Tensor, ...]) -> Tensor:
-        """One guided step. Without weights it adds zero to the sampler's own."""
+        """One guided step. Without weights it adds zero to the sampler's own.
+
+        Attention is computed in its plain form: the backward pass of torch's fused one is wrong for a row that sees
+        nothing (it takes the logarithm of a sum that the lowest number has swallowed: weights of 1 instead of 1 / n).
+        """
         *own, left, pull = rows
         wanted, share, *seen = context
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             here = chunk.detach().requires_grad_(True)
             ahead = self.sampler.step(here, tuple(own), tuple(seen))
             guess = here + left * (ahead - here)
