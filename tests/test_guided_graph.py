@@ -188,6 +188,19 @@ def test_frozen_prefix_is_kept_whichever_way_the_family_counts_time(family: str)
     assert torch.stack(near).mean() < 0.25 * torch.stack(far).mean()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["pi0", "pi05", "groot_n17"])
+def test_guided_graph_of_every_family_passes_the_gate(family: str, tmp_path: Path) -> None:
+    """SmolVLA's is proven by its draft below."""
+    model = case(family).make(0)
+    action, whole = model.specs()["action"], guided(model.stages()[0], model.specs()["action"])
+    collated = [(s.sample_id, model.collate([s]).inputs) for s in samples_for(model, 8)]
+    seen = with_previous(parity.observations(collated), action)
+    made = export_stage(whole, tmp_path, options=GUIDED)
+    norm = model.io.normalizers.action  # type: ignore[attr-defined]  # every flow adapter has its robot's side
+    assert parity.check(whole, made.path, made.spec, seen, action, norm, options=GUIDED).passed
+
+
 def test_what_cannot_be_guided_is_refused_before_any_work() -> None:
     oft = case("openvla_oft").make(0)
     for model in (cast(VlaModel, oft), cast(VlaModel, reference_model())):
