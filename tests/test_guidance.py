@@ -14,10 +14,11 @@ import onnx
 import pytest
 from artifact_factory import TASK, artifact_files, expected_actions, judge, observation, onnx_bytes, policy_spec
 from artifact_factory import write_draft as write
+from dropgate_controller.policy_link import WorkerLink
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
-from worker_factory import heard, promoted, ready
+from worker_factory import heard, promoted, ready, wait_for
 
 from runtime.contract.artifact import Artifact
 from runtime.contract.conventions import FileRole, Verdict
@@ -25,6 +26,8 @@ from runtime.contract.graph import PREVIOUS_ACTIONS, PREVIOUS_WEIGHTS, graph_for
 from runtime.contract.guidance import Guidance, prefix_weights
 from runtime.contract.policy_spec import PolicySpec
 from runtime.contract.write import ArtifactFile
+from runtime.control.observation import Snapshot
+from runtime.control.policy_link import PolicyFailure
 from runtime.errors import ContractError, ObservationError, WireError
 from runtime.inference.golden import dump_golden, golden_parity, load_golden
 from runtime.inference.messages import Answer, pack_request, request_limits, unpack_request
@@ -32,6 +35,7 @@ from runtime.inference.policy import Policy
 from runtime.inference.wire import HEADER_SIZE, Kind, pack_frame, unpack_frame
 from runtime.inference.worker_client import PolicyWorker
 from runtime.inference.worker_process import WorkerOptions
+from runtime.safety.motion import Measured
 
 PLAIN = policy_spec()
 SPEC: PolicySpec = dataclasses.replace(
@@ -206,6 +210,17 @@ def test_worker_without_a_guided_graph_refuses_guidance_by_its_size() -> None:
         pack_request(
             1, 0.0, TASK, observation(), SPEC.observation, Guidance(np.zeros((3, D)), np.zeros(3)), SPEC.guided
         )
+
+
+def test_controllers_link_hands_guidance_on(artifact: Artifact) -> None:
+    seen, said = Snapshot(5.0, observation(9), Measured(5.0)), guidance(9)
+    with PolicyWorker(artifact, WorkerOptions(threads=1)) as worker:
+        link, answers = WorkerLink(ready(worker)), []
+        link.ask(seen, TASK, said)
+        wait_for(lambda: answers.append(link.answer()) or answers[-1] is not None, "an answer")
+        np.testing.assert_allclose(answers[-1].chunk.values, drawn(observation(9), said), atol=1e-5)
+        with pytest.raises(PolicyFailure, match=r"expected \(8, 7\)"):
+            link.ask(seen, TASK, Guidance(said.commands[1:], said.weights[1:]))
 
 
 def test_policy_in_its_own_process_is_guided_as_in_this_one(artifact: Artifact) -> None:
