@@ -211,7 +211,7 @@ def cost(plain: Path, able: Path, model: SmolVla) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=int, default=2500)
-    parser.add_argument("--chunks", type=int, default=100)
+    parser.add_argument("--chunks", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--doubt", type=float, default=1.0)
     parser.add_argument("--json", type=Path)

@@ -4,6 +4,7 @@ nothing it answers bit for bit what a graph without guidance does."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from family_cases import case, samples_for
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from compress.export import parity
+from compress.export import convertible, parity
 from compress.export.answers import engine_for, graph_answers
 from compress.export.draft import ExportReport, export_draft
 from compress.export.errors import ExportError, ParityError
@@ -41,6 +42,10 @@ from runtime.inference.policy import Policy
 
 ACTION = tiny.IO.action
 SHA = "0" * 64
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="tensorrt-rtx is not installed (Linux x86_64 only). Next: make install-dev",
+)
 GUIDED = GraphOptions(guided=True)
 
 
@@ -162,6 +167,28 @@ def test_fused_attention_differentiates_a_row_that_sees_nothing_wrongly_and_the_
 
     torch.testing.assert_close(slope(SDPBackend.MATH), slope(None))
     torch.testing.assert_close(slope(SDPBackend.FLASH_ATTENTION), 3.0 * slope(None))
+
+
+def test_norms_have_one_output_as_tensorrt_wants_it(graph: ExportedGraph) -> None:
+    """The backward pass reads mean and deviation; they are computed beside the norm."""
+    whole = onnx.load(str(graph.path), load_external_data=False).graph
+    (loop,) = [node for node in whole.node if node.op_type == "Loop"]
+    norms = [node for node in loop.attribute[0].g.node if node.op_type == "LayerNormalization"]
+    assert len(norms) == 2
+    assert all(len(node.output) == 1 for node in norms)
+
+
+@needs_rtx
+def test_tensorrts_builder_takes_the_backward_pass(graph: ExportedGraph) -> None:
+    assert convertible.check(graph.path, "require", Precision.FP32).status == convertible.CONVERTS
+
+
+@pytest.mark.slow
+@needs_rtx
+def test_half_precision_multiplies_nothing_in_float32(tmp_path: Path) -> None:
+    """Attention in its plain form would, both ways, if torch were let; the builder's check names such a product."""
+    made = export_stage(stage(), tmp_path, options=replace(GUIDED, precision=Precision.FP16))
+    assert convertible.check(made.path, "require", Precision.FP16).status == convertible.CONVERTS
 
 
 def test_loop_in_int8_comes_after_what_its_body_reads(graph: ExportedGraph, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from compress.export.backward import written_out
 from compress.export.convert import converted, examples
 from compress.export.exact import cpu_copy, narrowed
 from compress.export.options import GraphOptions
+from compress.export.rewrite import norms_of_one_output
 from compress.export.time_tables import Table, tabulate
 from compress.models.flow import Sampler
 from compress.models.guidance import GuidedSampler
@@ -87,9 +88,12 @@ def looped(
     prefix = converted(name, _Prefix(sampler, dtype).eval(), (given,), list(inputs), ["start", *names], options)
     given_step = (chunk, rows, tuple(context))
     body: nn.Module = _Step(sampler).eval()
-    if isinstance(sampler, GuidedSampler):
+    pulled = isinstance(sampler, GuidedSampler)
+    if pulled:
         body = written_out(name, body, given_step)
     step = converted(name, body, given_step, [CHUNK, *row_names, *names], [NEXT], options, fixed=row_names)
+    if pulled:
+        norms_of_one_output(step.graph)
     finish = converted(name, _Finish(sampler).eval(), (chunk,), [CHUNK], list(outputs), options)
     return join(prefix, step, finish, [table.numpy() for table in sampler.tables])
 

@@ -13,6 +13,9 @@ counts its time does not matter here: what a step of Euler's method adds is 1 / 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,14 +57,10 @@ class GuidedSampler(Sampler):
         return chunk, (wanted, share, *context)
 
     def step(self, chunk: Tensor, rows: tuple[Tensor, ...], context: tuple[Tensor, ...]) -> Tensor:
-        """One guided step. Without weights it adds zero to the sampler's own.
-
-        Attention is computed in its plain form: the backward pass of torch's fused one is wrong for a row that sees
-        nothing (it takes the logarithm of a sum that the lowest number has swallowed: weights of 1 instead of 1 / n).
-        """
+        """One guided step. Without weights it adds zero to the sampler's own."""
         *own, left, pull = rows
         wanted, share, *seen = context
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), plain_attention():
             here = chunk.detach().requires_grad_(True)
             ahead = self.sampler.step(here, tuple(own), tuple(seen))
             guess = here + left * (ahead - here)
@@ -85,6 +84,22 @@ class GuidedSampler(Sampler):
             weights: (B, horizon), 1 for rows that cannot be changed any more, 0 for free ones.
         """
         return self.walk(*self.begin(pixels, input_ids, attention_mask, state, previous, weights))
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention as two products and a softmax, in the type of its inputs.
+
+    The backward pass of torch's fused attention is wrong for a row that sees nothing: it takes the logarithm of a sum
+    that the lowest number has swallowed, and finds weights of 1 instead of 1 / n.
+    """
+    allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # of every device, whatever its name says
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # or half precision is multiplied in float32
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(allowed)
 
 
 def pulls(steps: int, beta: float) -> Tensor:
