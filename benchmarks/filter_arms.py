@@ -25,6 +25,7 @@ from compress.sim.envs import axis_angle
 from runtime.clock import FakeClock
 from runtime.contract.artifact import Artifact
 from runtime.contract.chunk import ActionChunk
+from runtime.contract.guidance import Guidance
 from runtime.contract.spec import orient
 from runtime.control.controller import Controller
 from runtime.control.observation import JOINTS as JOINTS_STREAM
@@ -154,8 +155,9 @@ class LatePolicy:
     def in_flight(self) -> bool:
         return self._due is not None
 
-    def ask(self, snapshot: Snapshot, instruction: str) -> None:
+    def ask(self, snapshot: Snapshot, instruction: str, guidance: Guidance | None = None) -> None:
         began = time.perf_counter()
+        del guidance  # replace mode
         chunk = self._policy.infer(snapshot.inputs, instruction, snapshot.stamp_s)
         self._due = self._clock.now() + self._latency_s, Answer(chunk, time.perf_counter() - began)
 

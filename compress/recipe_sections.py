@@ -148,6 +148,8 @@ class ExportSection:
             is built on the station.
         sampler: of flow policies: its steps as a loop in the graph, or unrolled.
         batch: robots ask for one chunk at a time; `dynamic` leaves the first axis open.
+        guided: of flow policies: the graph takes the previous chunk too, for real-time chunking; each step then costs a
+            backward pass through the action expert.
         trims: exact trims of the graph; `[]` leaves it as the network is.
         tasks: a closed list of instructions, or `gate` for those of the gate's suite: the graph keeps the token rows of
             their prompts only, and the robot refuses any other instruction. Empty: any instruction.
@@ -166,6 +168,7 @@ class ExportSection:
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     sampler: Literal["loop", "unrolled"] = "loop"
     batch: Literal["fixed", "dynamic"] = "fixed"
+    guided: bool = False
     trims: tuple[Trim, ...] = ("rows", "kv")
     tasks: Literal["gate"] | tuple[str, ...] = ()
     quantize: Literal["none", "int8", "int4"] = "none"

@@ -11,6 +11,7 @@ from artifact_factory import policy_spec
 
 from runtime.clock import FakeClock
 from runtime.contract.chunk import ActionChunk
+from runtime.contract.guidance import Guidance
 from runtime.control.controller import Controller
 from runtime.control.observation import JOINTS, TCP, Joints, ObservationBuffer, Pose, Snapshot
 from runtime.control.policy_link import Answer, PolicyFailure
@@ -42,16 +43,18 @@ class ScriptedPolicy:
         self._clock, self._answers, self.latency_s = clock, answers, latency_s
         self._due: tuple[float, Snapshot] | None = None
         self.asked: list[tuple[float, str]] = []
+        self.guided: list[Guidance | None] = []
         self.dead: PolicyFailure | None = None
 
     @property
     def in_flight(self) -> bool:
         return self._due is not None
 
-    def ask(self, snapshot: Snapshot, instruction: str) -> None:
+    def ask(self, snapshot: Snapshot, instruction: str, guidance: Guidance | None = None) -> None:
         if self.dead is not None:
             raise self.dead
         self.asked.append((snapshot.stamp_s, instruction))
+        self.guided.append(guidance)
         self._due = (self._clock.now() + self.latency_s, snapshot)
 
     def answer(self) -> Answer | None:

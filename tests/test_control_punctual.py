@@ -66,7 +66,7 @@ class JointWorld(World):
 
     in_flight = property(lambda self: self._due is not None)
 
-    def ask(self, snapshot, instruction) -> None:
+    def ask(self, snapshot, instruction, guidance=None) -> None:
         self._due = snapshot
 
     def answer(self):

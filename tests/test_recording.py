@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from control_world import LIMITS, SOURCES, SPEC, TICK, World, values
 
+from runtime.control.blend import Blend, Kind
 from runtime.control.controller import Controller
 from runtime.control.observation import JOINTS
 from runtime.control.policy_link import PolicyFailure
+from runtime.control.scheduler import Pace
 from runtime.control.state import NotAllowed, State
 from runtime.errors import ContractError
 from runtime.recording import values as plain
@@ -43,10 +45,12 @@ class RecordedWorld(World):
         )
 
 
-def lived(tape: Callable[[Setup], Tape]) -> RecordedWorld:
+def lived(tape: Callable[[Setup], Tape], **given) -> RecordedWorld:
     """A task with everything in it: motion, a camera that fails, a fault, a reset, a refusal, a cancelled task."""
     draw = np.random.default_rng(0)
-    world = RecordedWorld(tape, answers=lambda call: values(0.2) + draw.normal(0, 0.02, (8, 7)).astype(np.float32))
+    world = RecordedWorld(
+        tape, answers=lambda call: values(0.2) + draw.normal(0, 0.02, (8, 7)).astype(np.float32), **given
+    )
     with pytest.raises(NotAllowed):
         world.controller.start("too early")
     world.ready()
@@ -80,6 +84,19 @@ def test_a_replay_gives_the_same_commands_to_the_bit(taped) -> None:
     assert done.same, done.difference
     assert done.ticks == len(world.ticks)
     assert done.commands == sum(tick.command is not None for tick in world.ticks) > 50
+
+
+def test_guidance_is_recorded_and_a_replay_with_another_is_found() -> None:
+    """What the policy was told decides its answers, so it must be the same to the bit too."""
+    events: list[dict] = []
+    world = lived(lambda setup: Tape(events.append), blend=Blend(Kind.RTC, frozen_s=0.1), pace=Pace(8, lead_s=0.25))
+    assert sum(said is not None for said in world.policy.guided) >= 3
+    setup, told = (json.loads(json.dumps(part)) for part in (world.setup.to_json(), events))
+    assert replay(Setup.from_json(setup), told).same
+    asked = [said for event in told for said in event["link"] if said[0] == "ask" and len(said) > 4]
+    commands = plain.to_array(asked[1][4][0])
+    asked[1][4][0] = plain.array(np.nextafter(commands, np.float32(np.inf)))
+    assert not replay(Setup.from_json(setup), told).same
 
 
 def test_decisions_are_told_in_order_and_change_nothing(taped) -> None:

@@ -23,7 +23,8 @@ from rclpy.lifecycle import Node as LifecycleNode  # noqa: E402
 from ros_station import wait_for  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from runtime.control.blend import Kind  # noqa: E402
+from runtime.contract.graph import graph_for  # noqa: E402
+from runtime.control.blend import Blend, Kind  # noqa: E402
 from runtime.errors import ContractError  # noqa: E402
 from runtime.safety.trajectory import CommandKind  # noqa: E402
 
@@ -162,6 +163,17 @@ def test_how_chunks_meet_is_a_parameter(context) -> None:
     with controller(context, **given) as node:
         blend = parameters.read(node, policy_spec()).settings.blend
     assert (blend.kind, blend.frozen_s, blend.fade_s, blend.decay) == (Kind.OVERLAP, 0.15, 0.3, 0.5)
+
+
+def test_rtc_guides_where_the_graph_can_be_guided_and_is_overlap_elsewhere(context) -> None:
+    plain = policy_spec()
+    able = replace(plain, graph=graph_for(plain.observation, plain.action, plain.prompt, guided=True))
+    with controller(context, blend__kind="rtc", blend__frozen_s=0.15) as node:
+        assert parameters.read(node, able).settings.blend == Blend(Kind.RTC, frozen_s=0.15)
+    with controller(context, blend__kind="rtc", blend__frozen_s=0.15) as node:
+        assert parameters.read(node, plain).settings.blend == Blend(Kind.OVERLAP, frozen_s=0.15)
+    with controller(context, blend__kind="rtc", blend__frozen_s=0.05) as node, refused("cannot be changed any more"):
+        parameters.read(node, able)
 
 
 def test_a_blend_that_makes_no_sense_is_refused(context) -> None:

@@ -23,10 +23,13 @@ from compress.models.base import VlaModel
 from runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from runtime.contract.artifact import read_artifact
 from runtime.contract.graph import ATTENTION_MASK, INPUT_IDS, STATE
+from runtime.contract.normalization import Normalizers
+from runtime.contract.policy_spec import PolicySpec
 from runtime.inference import machine
 from runtime.inference.golden import GoldenSample, load_golden
 from runtime.inference.policy import Policy
 from runtime.inference.preprocess import Preprocessor
+from runtime.inference.previous import previous_tensors
 from runtime.inference.tokenizer import PromptTokenizer
 
 TORCH, GRAPH, POLICY = "torch", "onnxruntime", "policy"
@@ -166,7 +169,7 @@ def contenders(folder: Path, model: VlaModel | None, threads: int) -> tuple[dict
     artifact = read_artifact(folder)
     samples = load_golden(artifact)
     spec = artifact.manifest.policy
-    inputs = _inputs(artifact.normalizers().state, artifact.read_bytes(spec.prompt.tokenizer_file), spec, samples)
+    inputs = _inputs(artifact.normalizers(), artifact.read_bytes(spec.prompt.tokenizer_file), spec, samples)
     policy = Policy.load(folder, threads=threads, allow_unsealed=True, require_promoted=False)
     engine = OnnxRuntimeBackend(threads=threads)
     engine.load(artifact.path(spec.graph.file), spec.graph)
@@ -182,18 +185,19 @@ def contenders(folder: Path, model: VlaModel | None, threads: int) -> tuple[dict
 
 
 def _infer(policy: Policy, sample: GoldenSample) -> object:
-    return policy.infer(sample.observation, sample.instruction, 0.0)
+    return policy.infer(sample.observation, sample.instruction, 0.0, guidance=sample.guidance)
 
 
 def _inputs(
-    state: Any, tokenizer: bytes, spec: Any, samples: tuple[GoldenSample, ...]
+    norms: Normalizers, tokenizer: bytes, spec: PolicySpec, samples: tuple[GoldenSample, ...]
 ) -> list[dict[str, NDArray[Any]]]:
-    preprocess, prompt = Preprocessor(spec.observation, state), PromptTokenizer(tokenizer, spec.prompt)
+    preprocess, prompt = Preprocessor(spec.observation, norms.state), PromptTokenizer(tokenizer, spec.prompt)
     made = []
     for sample in samples:
         tensors = preprocess.tensors(sample.observation)
         ids, mask = prompt.encode(sample.instruction, tensors[STATE][0])
-        made.append({**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask})
+        previous = previous_tensors(spec, norms.action, sample.guidance)
+        made.append({**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask, **previous})
     return made
 
 

@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from compress.atomic import folder_atomic
 from compress.data.samples import Sample
 from compress.export import convertible, parity
+from compress.export.answers import Inputs
 from compress.export.errors import ExportError, ParityError
+from compress.export.golden_chunks import GoldenChunks, golden_chunks
+from compress.export.guided import guided, with_previous
 from compress.export.lineage import lineage_of
 from compress.export.onnx_export import ExportedGraph, export_stage
 from compress.export.options import GraphOptions
@@ -116,6 +115,8 @@ def export_draft(
     stage = _single_stage(model)
     small = trimmed(stage, model.specs(), _tokenizer(model), trims)
     _refuse_strangers(small, golden_samples)
+    if chosen.guided:
+        stage, small.stage = (guided(each, model.specs()["action"]) for each in (stage, small.stage))
     known = lineage if isinstance(lineage, Lineage) else lineage_of(model, lineage)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.graph-", dir=folder.parent) as scratch:
@@ -123,11 +124,14 @@ def export_draft(
         files = model.side_files()
         policy = policy_spec(model, graph, files, small.prompt)
         collated = [(s.sample_id, model.collate([s]).inputs) for s in golden_samples]
-        observations = parity.observations(collated, small.told)
+        observations: Mapping[str, Inputs] = parity.observations(collated, small.told)
+        if chosen.guided:
+            observations = with_previous(observations, policy.action)
         scale = _action_scale(policy, files)
         found = prove(stage, graph, policy, scale, observations, small, quantize, convertibility, say)
         with folder_atomic(folder) as work:
-            artifact = _write(model, golden_samples, policy, files, known, found, work)
+            expected = golden_chunks(model, stage, golden_samples, scale)
+            artifact = _write(golden_samples, expected, policy, files, known, found, work)
             golden = _as_the_robot(artifact, say)
     return _report(folder, artifact, found, golden, time.perf_counter() - started)
 
@@ -165,8 +169,8 @@ def _graph(small: Trimmed, folder: Path, lineage: Lineage, options: GraphOptions
 
 
 def _write(
-    model: VlaModel,
     samples: Sequence[Sample],
+    chunks: GoldenChunks,
     policy: PolicySpec,
     files: Mapping[str, bytes],
     lineage: Lineage,
@@ -175,7 +179,7 @@ def _write(
 ) -> Artifact:
     """The artifact of the graph that was proven."""
     shipped = replace(policy, engine=replace(policy.engine, precision=found.precision))
-    golden = golden_file(samples, policy.observation, _torch_chunks(model, samples))
+    golden = golden_file(samples, policy.observation, chunks)
     return write_artifact(
         work,
         {**content(found.graph, shipped, files, golden), **found.files()},
@@ -202,18 +206,6 @@ def _as_the_robot(artifact: Artifact, say: Progress) -> GoldenParity:
         f"worst {max(found.max_abs.values()):.1e} of a command"
     )
     return found
-
-
-def _torch_chunks(model: VlaModel, samples: Sequence[Sample]) -> NDArray[np.float32]:
-    """`model.chunk` of each sample alone, (N, H, A), in evaluation mode."""
-    module, device = model.module, next(model.module.parameters()).device
-    training = module.training
-    module.eval()
-    try:
-        chunks = [model.chunk(model.collate([sample]).to(device)) for sample in samples]
-    finally:
-        module.train(training)
-    return torch.cat(chunks).cpu().numpy().astype(np.float32)
 
 
 def _possible(options: GraphOptions, quantize: Quantize | None) -> GraphOptions:

@@ -19,17 +19,20 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from compress.export.backward import written_out
 from compress.export.convert import converted, examples
 from compress.export.exact import cpu_copy, narrowed
 from compress.export.options import GraphOptions
+from compress.export.rewrite import norms_of_one_output
 from compress.export.time_tables import Table, tabulate
-from compress.models.flow import FlowSampler
+from compress.models.flow import Sampler
+from compress.models.guidance import GuidedSampler
 
 CHUNK, NEXT = "chunk", "next_chunk"
 
 
 class _Prefix(nn.Module):
-    def __init__(self, sampler: FlowSampler, dtype: torch.dtype) -> None:
+    def __init__(self, sampler: Sampler, dtype: torch.dtype) -> None:
         super().__init__()
         self.sampler, self.dtype = sampler, dtype
 
@@ -39,7 +42,7 @@ class _Prefix(nn.Module):
 
 
 class _Step(nn.Module):
-    def __init__(self, sampler: FlowSampler) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         super().__init__()
         self.sampler = sampler
 
@@ -48,7 +51,7 @@ class _Step(nn.Module):
 
 
 class _Finish(nn.Module):
-    def __init__(self, sampler: FlowSampler) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         super().__init__()
         self.sampler = sampler
 
@@ -57,7 +60,7 @@ class _Finish(nn.Module):
 
 
 def looped(
-    name: str, module: FlowSampler, inputs: Mapping[str, Tensor], outputs: tuple[str, ...], options: GraphOptions,
+    name: str, module: Sampler, inputs: Mapping[str, Tensor], outputs: tuple[str, ...], options: GraphOptions,
     dtype: torch.dtype,
 ) -> ir.Model:  # fmt: skip
     """The joined graph, weights in `dtype`.
@@ -74,8 +77,8 @@ def looped(
         ExportError: an operator has no ONNX form, or a part cannot be traced.
     """
     sampler = cpu_copy(module, dtype)
-    if not isinstance(sampler, FlowSampler):
-        raise TypeError(f"stage {name!r}: found a {type(sampler).__name__}, expected a FlowSampler")
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"stage {name!r}: found a {type(sampler).__name__}, expected a Sampler")
     given = examples(inputs, options)
     with torch.no_grad():
         chunk, *context = (value.clone() for value in _Prefix(sampler, dtype)(given))
@@ -83,10 +86,14 @@ def looped(
     row_names = [f"row{number}" for number in range(len(rows))]
     names = [f"context{number}" for number in range(len(context))]
     prefix = converted(name, _Prefix(sampler, dtype).eval(), (given,), list(inputs), ["start", *names], options)
-    step = converted(
-        name, _Step(sampler).eval(), (chunk, rows, tuple(context)), [CHUNK, *row_names, *names], [NEXT], options,
-        fixed=row_names,
-    )  # fmt: skip
+    given_step = (chunk, rows, tuple(context))
+    body: nn.Module = _Step(sampler).eval()
+    pulled = isinstance(sampler, GuidedSampler)
+    if pulled:
+        body = written_out(name, body, given_step)
+    step = converted(name, body, given_step, [CHUNK, *row_names, *names], [NEXT], options, fixed=row_names)
+    if pulled:
+        norms_of_one_output(step.graph)
     finish = converted(name, _Finish(sampler).eval(), (chunk,), [CHUNK], list(outputs), options)
     return join(prefix, step, finish, [table.numpy() for table in sampler.tables])
 

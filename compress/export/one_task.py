@@ -74,14 +74,13 @@ class OneTaskSampler(FlowSampler):
         """Of `sampler`, whose network and tables it shares."""
         super().__init__(
             cast(FlowNetwork, sampler.network), sampler.start, sampler.tables, horizon=sampler.horizon,
-            action_dim=sampler.action_dim, clip=sampler.clip,
+            action_dim=sampler.action_dim, clip=sampler.clip, euler=sampler.euler,
         )  # fmt: skip
         self.told = told
 
-    def begin(
-        self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def begin(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `FlowSampler`, with the prompt that was told."""
+        pixels, input_ids, attention_mask, state = inputs
         chunk, context = super().begin(pixels, *self.told.inputs(pixels.shape[0]), state)
         return self.told.refuse(chunk, input_ids, attention_mask), context
 

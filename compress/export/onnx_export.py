@@ -28,7 +28,7 @@ from compress.export.loop import looped
 from compress.export.options import GraphOptions
 from compress.export.rewrite import legalise, merge_equal_weights
 from compress.models.base import ExportStage
-from compress.models.flow import FlowSampler
+from compress.models.flow import Sampler
 from runtime.contract.conventions import Precision, TensorDtype
 from runtime.contract.graph import GraphSpec, TensorSpec
 
@@ -105,7 +105,7 @@ def export_stage(
 def graph_of(stage: ExportStage, options: GraphOptions, rewrite: Rewrite | None = None) -> ir.Model:
     """The graph in memory, after every rewrite, the caller's first. Raises ExportError."""
     dtype, outputs = DTYPES[options.precision], list(stage.output_names)
-    if isinstance(stage.module, FlowSampler) and options.sampler == "loop":
+    if isinstance(stage.module, Sampler) and options.sampler == "loop":
         model = looped(stage.name, stage.module, stage.example_inputs, stage.output_names, options, dtype)
     else:
         module = cpu_copy(stage.module, dtype)

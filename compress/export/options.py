@@ -27,12 +27,14 @@ class GraphOptions:
         sampler: of flow policies: steps in an ONNX `Loop`, or each step with nodes of its own.
         batch: `fixed` is 1, as the robot asks; `dynamic` leaves the first axis open under the name `batch`.
         opset: of the standard operators; 20 is the one that every engine here takes.
+        guided: a flow policy takes the previous chunk and weights too (`compress.models.guidance`); looped, batch 1.
     """
 
     precision: Precision = Precision.FP32
     sampler: SamplerForm = "loop"
     batch: BatchForm = "fixed"
     opset: int = OPSET
+    guided: bool = False
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, object, tuple[object, ...]], ...] = (
@@ -49,11 +51,16 @@ class GraphOptions:
                 f"opset: found {self.opset}, expected one of {list(OPSETS)}; {OPSET} is the one that every engine "
                 "here takes"
             )
+        if self.guided and (self.sampler, self.batch) != ("loop", "fixed"):
+            raise ExportError(
+                f"guided: found sampler {self.sampler!r} with batch {self.batch!r}, expected 'loop' and 'fixed': the "
+                "backward pass is written out for one step and one observation"
+            )
 
     @classmethod
     def of(cls, section: ExportSection) -> GraphOptions:
         """What a recipe asks for."""
-        return cls(Precision(section.precision), section.sampler, section.batch, section.opset)
+        return cls(Precision(section.precision), section.sampler, section.batch, section.opset, section.guided)
 
     @property
     def dynamic(self) -> bool:

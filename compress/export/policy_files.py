@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compress.data.samples import Sample
 from compress.export.errors import ExportError
+from compress.export.golden_chunks import GoldenChunks
 from compress.export.onnx_export import ExportedGraph
 from compress.export.parity import ParityReport
 from compress.models.base import VlaModel
@@ -42,7 +43,7 @@ def policy_spec(
     needed = {specs["prompt"].tokenizer_file, NORMALIZATION_FILE}
     if not needed <= set(files):
         raise ExportError(f"side files: found {sorted(files)}, expected {sorted(needed)}; see VlaModel.side_files")
-    wanted = graph_for(specs["observation"], specs["action"], specs["prompt"])
+    wanted = graph_for(specs["observation"], specs["action"], specs["prompt"], guided=graph.options.guided)
     if graph.spec != wanted:
         found, expected = (
             [(t.name, t.dtype.value, t.shape) for t in (*s.inputs, *s.outputs)] for s in (graph.spec, wanted)
@@ -88,9 +89,9 @@ def content(
     }
 
 
-def golden_file(samples: Sequence[Sample], spec: ObservationSpec, expected: NDArray[np.float32]) -> bytes:
-    """`golden.safetensors`: the samples as the robot would see them and torch's commands (N, H, D)."""
-    return dump_golden([observation_of(sample, spec) for sample in samples], expected)
+def golden_file(samples: Sequence[Sample], spec: ObservationSpec, expected: GoldenChunks) -> bytes:
+    """`golden.safetensors`: the samples as the robot would see them, and torch's commands with what guided them."""
+    return dump_golden([observation_of(sample, spec) for sample in samples], expected.commands, expected.guidance)
 
 
 def observation_of(sample: Sample, spec: ObservationSpec) -> dict[str, NDArray[Any]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
+import onnx_ir as ir
 from onnx import AttributeProto, GraphProto, ModelProto
 
 from compress.export.errors import ExportError
@@ -112,7 +113,17 @@ def _int8(path: Path, asked: Sequence[str]) -> ModelProto:
             use_external_data_format=True,
             extra_options={"MatMulConstBOnly": True, "EnableSubgraph": True},
         )
-        return onnx.load(str(out))
+        return _in_order(onnx.load(str(out)))
+
+
+def _in_order(made: ModelProto) -> ModelProto:
+    """The quantiser sorts nodes without looking at what a loop's body reads from outside: a flow policy's `Loop` came
+    before its keys and values."""
+    if not any(a.type == AttributeProto.GRAPH for node in made.graph.node for a in node.attribute):
+        return made
+    model = ir.from_proto(made)
+    model.graph.sort()
+    return ir.to_proto(model)
 
 
 def _int4(source: ModelProto, asked: Sequence[str], block: int) -> ModelProto:

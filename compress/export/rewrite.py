@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact rewrites of a graph in memory: equal weights stored once, and casts around operators that ONNX does not define
-in bfloat16."""
+"""Exact rewrites of a graph in memory: equal weights stored once, casts around operators that ONNX does not define in
+bfloat16, and statistics of a norm computed beside it."""
 
 from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -35,6 +36,38 @@ def legalise(model: ir.Model, opset: int) -> None:
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
         if node.domain in ("", "ai.onnx") and _touches_bfloat16(node) and not _defined(node, opset):
             _widen(node)
+
+
+def norms_of_one_output(graph: ir.Graph) -> None:
+    """Compute mean and inverse deviation, which a backward pass reads, from a norm's input: TensorRT takes no
+    `LayerNormalization` with more than one output. Float32, last axis; what is normalised stays as it is."""
+    for node in list(graph):
+        if node.op_type == "LayerNormalization" and any(value.uses() for value in node.outputs[1:]):
+            parts = _statistics(node)
+            ir.convenience.replace_all_uses_with(node.outputs[1:], [parts[1].outputs[0], parts[-1].outputs[0]])
+            node.resize_outputs(1)
+            graph.insert_before(node, parts)
+
+
+def _statistics(node: ir.Node) -> list[ir.Node]:
+    """Nodes for the mean (the second) and the inverse deviation (the last) of what `node` normalises."""
+    whole, row = node.outputs[:2]
+    parts: list[ir.Node] = []
+
+    def add(operator: str, like: ir.Value | None, *given: ir.Value | None, **attributes: ir.TensorProtocol) -> ir.Value:
+        made = ir.node(operator, given, attributes, name=f"{node.name}.statistics{len(parts)}")
+        if like is not None:
+            made.outputs[0].type, made.outputs[0].shape = like.type, like.shape
+        parts.append(made)
+        return made.outputs[0]
+
+    last = add("Constant", None, value=ir.tensor(np.array([-1], np.int64)))
+    mean = add("ReduceMean", row, node.inputs[0], last)
+    away = add("Sub", whole, node.inputs[0], mean)
+    variance = add("ReduceMean", row, add("Mul", whole, away, away), last)
+    least = ir.tensor(np.array(node.attributes["epsilon"].as_float(), np.float32))
+    add("Reciprocal", row, add("Sqrt", row, add("Add", row, variance, add("Constant", None, value=least))))
+    return parts
 
 
 def _touches_bfloat16(node: ir.Node) -> bool:

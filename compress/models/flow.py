@@ -8,6 +8,7 @@ seed and on the sample's id alone, not on the batch it is in, the device or the 
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -58,18 +59,45 @@ class FlowNetwork(Protocol):
         ...
 
 
-class FlowSampler(nn.Module):
-    """Observation -> normalised chunk: the prefix once, then every step, always from the same noise.
+class Sampler(nn.Module):
+    """Observation -> normalised chunk, in the parts of which both forms of the exported graph are made.
 
-    Both forms of the exported graph are made of it: `forward` as it stands, every step with its own copy of the
-    nodes; or `begin`, `step` and `finish` as three graphs, the second of them the body of a loop.
+    `forward` as it stands, every step with its own copy of the nodes; or `begin`, `step` and `finish` as three graphs,
+    the second of them the body of a loop.
     """
+
+    @property
+    @abstractmethod
+    def tables(self) -> tuple[Tensor, ...]:
+        """What differs between steps, (steps, ...) each."""
+
+    @abstractmethod
+    def begin(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The graph's inputs -> start (B, H, A), and context: what every step reads."""
+
+    @abstractmethod
+    def step(self, chunk: Tensor, rows: tuple[Tensor, ...], context: tuple[Tensor, ...]) -> Tensor:
+        """One step of the sampler; `rows` are its own of every table, (1, ...) each."""
+
+    @abstractmethod
+    def finish(self, chunk: Tensor) -> Tensor:
+        """(B, H, A) -> the robot's part (B, horizon, action_dim)."""
+
+    def walk(self, chunk: Tensor, context: tuple[Tensor, ...]) -> Tensor:
+        """Every step, then the end."""
+        for rows in zip(*(table.split(1) for table in self.tables), strict=True):
+            chunk = self.step(chunk, rows, context)
+        return self.finish(chunk)
+
+
+class FlowSampler(Sampler):
+    """The prefix once, then every step, always from the same noise."""
 
     start: Tensor
 
     def __init__(
         self, network: FlowNetwork, start: Tensor, tables: Sequence[Tensor], *, horizon: int, action_dim: int,
-        clip: bool = False,
+        clip: bool = False, euler: bool = True,
     ) -> None:  # fmt: skip
         """A sampler around a live network.
 
@@ -80,10 +108,11 @@ class FlowSampler(nn.Module):
                 computed here once and for all, because an engine's own sines and exponentials are less exact.
             horizon, action_dim: the robot's part of H and A, cut out at the end.
             clip: cut the result to -1..1.
+            euler: a step adds `1 / steps` of the velocity from noise to actions; other samplers cannot be guided.
         """
         super().__init__()
         self.network = cast(nn.Module, network)
-        self.horizon, self.action_dim, self.clip = horizon, action_dim, clip
+        self.horizon, self.action_dim, self.clip, self.euler = horizon, action_dim, clip, euler
         self.steps, self.width = len(tables[0]), len(tables)
         self.register_buffer("start", start, persistent=False)
         for number, table in enumerate(tables):
@@ -94,10 +123,9 @@ class FlowSampler(nn.Module):
         """As given."""
         return tuple(self.get_buffer(f"table{number}") for number in range(self.width))
 
-    def begin(
-        self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The inputs of `runtime.contract.graph` -> start (B, H, A) and context."""
+    def begin(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The inputs of `runtime.contract.graph`, without guidance -> start (B, H, A) and context."""
+        pixels, input_ids, attention_mask, state = inputs
         context = cast(FlowNetwork, self.network).observe(pixels, input_ids, attention_mask, state)
         return self.start.expand(pixels.shape[0], -1, -1), context
 
@@ -106,16 +134,13 @@ class FlowSampler(nn.Module):
         return cast(FlowNetwork, self.network).advance(chunk, rows, context, 1.0 / self.steps)
 
     def finish(self, chunk: Tensor) -> Tensor:
-        """(B, H, A) -> the robot's part (B, horizon, action_dim)."""
+        """Cut out, and limited where asked."""
         found = chunk[:, : self.horizon, : self.action_dim]
         return found.clamp(-1.0, 1.0) if self.clip else found
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, state: Tensor) -> Tensor:
         """The inputs of `runtime.contract.graph` -> (B, horizon, action_dim)."""
-        chunk, context = self.begin(pixels, input_ids, attention_mask, state)
-        for number in range(self.steps):
-            chunk = self.step(chunk, tuple(table[number : number + 1] for table in self.tables), context)
-        return self.finish(chunk)
+        return self.walk(*self.begin(pixels, input_ids, attention_mask, state))
 
 
 def pairs(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -163,7 +163,7 @@ class OpenVlaOft(SavedPolicy):
         if self.config.diffusion is not None:
             module = FlowSampler(
                 self._module, self._module.start, self._module.tables(), horizon=self.config.horizon,
-                action_dim=self.config.action_dim,
+                action_dim=self.config.action_dim, euler=False,
             ).train(module.training)  # fmt: skip
         return (ExportStage("policy", module, self.io.example_inputs(), ("actions",)),)
 

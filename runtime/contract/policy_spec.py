@@ -61,10 +61,15 @@ class PolicySpec:
 
     def __post_init__(self) -> None:
         conform(self)
-        expected = graph_for(self.observation, self.action, self.prompt, self.graph.file)
+        expected = graph_for(self.observation, self.action, self.prompt, self.graph.file, self.graph.guided)
         for kind in ("inputs", "outputs"):
             found_tensors, expected_tensors = getattr(self.graph, kind), getattr(expected, kind)
             if found_tensors != expected_tensors:
                 found = [(t.name, t.dtype.value, t.shape) for t in found_tensors]
                 wanted = [(t.name, t.dtype.value, t.shape) for t in expected_tensors]
                 raise ContractError(f"PolicySpec.graph.{kind}: found {found}, expected by the specs {wanted}")
+
+    @property
+    def guided(self) -> ActionSpec | None:
+        """What guidance consists of, where the graph takes the previous chunk; None where it does not."""
+        return self.action if self.graph.guided else None

@@ -4,11 +4,12 @@
     replace    the newest chunk alone (jumps at the seam are the filter's to slow or refuse)
     overlap    the next `frozen_s` are the old chunk's, as real-time chunking freezes what cannot be changed any more
                (arXiv 2506.07339); then the new one fades in over `fade_s`
+    rtc        real-time chunking: the policy is told what the old chunk says (`runtime.control.guide`), so that its
+               answer goes on from there; what little is left of the seam is blended as in overlap
     ensemble   all chunks that speak about it, weights exp(-decay * i), i = 0 the oldest (ACT, arXiv 2304.13705)
 
 Times are absolute: a row of one chunk meets the row of another that is meant for the same instant, never the one with
-the same index. Guidance of a flow-matching policy by the frozen prefix needs a graph with such an input; none is
-exported yet, so blending happens on the answers.
+the same index. Only a graph with such an input can be guided (`GraphSpec.guided`); with any other, rtc is overlap.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from runtime.contract.action import ActionSpec
 from runtime.contract.chunk import ActionChunk
 from runtime.contract.conventions import ActionKind, DimRole
+from runtime.contract.guidance import Guidance
+from runtime.control.guide import Guide
 from runtime.errors import ContractError
 
 KEPT = 8  # chunks that an ensemble may look back on
@@ -36,6 +39,7 @@ class Kind(str, Enum):
     REPLACE = "replace"
     OVERLAP = "overlap"
     ENSEMBLE = "ensemble"
+    RTC = "rtc"
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Blend:
 
     Attributes:
         kind: see the module.
-        frozen_s: what stays the old chunk's [s]: at least the motion that is committed already. Overlap only.
-        fade_s: time over which the new chunk takes over [s]. Overlap only.
+        frozen_s: what stays the old chunk's [s]: at least the motion that is committed already. Overlap and rtc.
+        fade_s: time over which the new chunk takes over [s]. Overlap and rtc.
         decay: of the weights from the oldest to the newest; 0 is the plain mean. Ensemble only.
     """
 
@@ -63,6 +67,10 @@ class Blend:
             if not (math.isfinite(value) and value >= 0.0):
                 raise ContractError(f"blend: {name} is {value}, expected a finite number of at least 0")
 
+    def fitting(self, guided: bool) -> Blend:
+        """What is possible with a graph that can or cannot be guided: rtc without guidance is overlap."""
+        return replace(self, kind=Kind.OVERLAP) if self.kind is Kind.RTC and not guided else self
+
 
 class Blender:
     """Remembers the chunks in use of one task. ContractError for actions that have no mean: absolute rotations."""
@@ -77,6 +85,20 @@ class Blender:
         self._spec, self._blend, self._absolute = spec, blend, spec.kind is ActionKind.ABSOLUTE
         self._grip = [i for i, dim in enumerate(spec.dims) if dim.role is DimRole.GRIPPER]
         self._past: deque[ActionChunk] = deque(maxlen=KEPT)
+        self._guide = Guide(spec, blend.frozen_s) if blend.kind is Kind.RTC else None
+
+    def guidance(self, stamp_s: float, now_s: float, behind_s: float = 0.0) -> Guidance | None:
+        """What a policy is told that is asked now about the observation of `stamp_s` [s]; None: nothing.
+
+        Only for rtc, and not before there is a chunk to go on from. `behind_s` is as for `meet`.
+        """
+        if self._guide is None:
+            return None
+        self._guide.asked(now_s)
+        if not self._past:
+            return None
+        old = self._shifted(self._past[-1], behind_s)
+        return self._guide.along(stamp_s, now_s, lambda time_s: self._said(old, time_s))
 
     def meet(self, chunk: ActionChunk, now_s: float, behind_s: float = 0.0) -> ActionChunk:
         """The chunk to be used instead of `chunk`, with its stamp and names.
@@ -86,12 +108,14 @@ class Blender:
             now_s: when it is put to use [s].
             behind_s: by how much the chunk in use has fallen behind its own times, because motion was slowed [s].
         """
+        if self._guide is not None:
+            self._guide.answered(now_s)
         past = [self._shifted(old, behind_s) for old in self._past]
         fits = chunk.names == self._spec.names and chunk.horizon == self._spec.horizon
         if self._blend.kind is Kind.REPLACE or not past or not fits:  # what does not fit is the filter's to refuse
             return chunk
         values = chunk.values.astype(np.float64)
-        if self._blend.kind is Kind.OVERLAP:
+        if self._blend.kind is not Kind.ENSEMBLE:
             values = self._overlap(values, chunk, past[-1], now_s)
         else:
             values = self._ensemble(values, chunk, past)
@@ -102,7 +126,7 @@ class Blender:
         self._past.append(chunk if self._blend.kind is Kind.ENSEMBLE else met)
 
     def clear(self) -> None:
-        """What was said before a stop counts no more."""
+        """What was said before a stop counts no more; how long answers take, does."""
         self._past.clear()
 
     @staticmethod

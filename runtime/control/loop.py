@@ -225,7 +225,8 @@ class ControlLoop:
         if (known and not task.rejected_in_a_row) or now - snapshot.stamp_s > self._filter.useful_age_s:
             return
         try:
-            self._policy.ask(snapshot, task.instruction)
+            guidance = self._blender.guidance(snapshot.stamp_s, now, self._scheduler.behind_s)
+            self._policy.ask(snapshot, task.instruction, guidance)
             self._observed = snapshot
         except PolicyFailure as failure:
             self._policy_failed(failure)

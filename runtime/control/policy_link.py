@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime.contract.chunk import ActionChunk
+from runtime.contract.guidance import Guidance
 from runtime.control.observation import Snapshot
 from runtime.telemetry import StopCause
 
@@ -34,8 +35,8 @@ class PolicyLink(Protocol):
     def in_flight(self) -> bool:
         """A question is out."""
 
-    def ask(self, snapshot: Snapshot, instruction: str) -> None:
-        """Send the question. Raises PolicyFailure."""
+    def ask(self, snapshot: Snapshot, instruction: str, guidance: Guidance | None = None) -> None:
+        """Send the question, and what is being executed meanwhile. Raises PolicyFailure."""
 
     def answer(self) -> Answer | None:
         """The answer, or None if it is not there yet. Raises PolicyFailure."""

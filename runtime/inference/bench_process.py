@@ -50,7 +50,7 @@ def start(options: argparse.Namespace) -> tuple[Answer, Callable[[Answer], Answe
 
     def call(number: int) -> Answer:
         sample, watch = samples[number % len(samples)], Stopwatch()
-        policy.infer(sample.observation, sample.instruction, 0.0, watch.lap)
+        policy.infer(sample.observation, sample.instruction, 0.0, watch.lap, sample.guidance)
         return watch.answer()
 
     first = call(0)

@@ -3,7 +3,8 @@
 
     READY    worker   artifact id, policy id, manifest digest: three SHA-256 of 32 bytes
     REQUEST  client   stamp_s f64, instruction length u16, instruction UTF-8, images as raw bytes in the spec's order,
-                      state f64 (S,): as float64, so that the worker answers exactly what the policy would in process
+                      state f64 (S,): as float64, so that the worker answers exactly what the policy would in process;
+                      for a graph that can be guided, and if there is guidance: commands f32 (H, D), weights f32 (H,)
     CHUNK    worker   stamp_s f64, dt_s f64, infer_s f64, H u16, D u16, commands f32 (H, D)
     FAILURE  worker   class length u16, text length u16, class name ASCII, text UTF-8; sequence 0: it could not start
 
@@ -23,9 +24,11 @@ import numpy as np
 from runtime.contract.action import ActionSpec
 from runtime.contract.artifact import Artifact
 from runtime.contract.chunk import ActionChunk
+from runtime.contract.guidance import Guidance
 from runtime.contract.spec import ObservationSpec
-from runtime.errors import ObservationError, PolicyOutputError, WireError
+from runtime.errors import ContractError, ObservationError, PolicyOutputError, WireError
 from runtime.inference.preprocess import Observation, check_keys, checked_image, checked_state
+from runtime.inference.previous import NOT_GUIDED
 from runtime.inference.wire import Frame, Kind, Part, pack_frame
 
 MAX_INSTRUCTION = 1024  # bytes of UTF-8
@@ -53,12 +56,16 @@ class Ready:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One question: the observation taken at `stamp_s` [s] and the instruction. Arrays are read-only."""
+    """One question: the observation taken at `stamp_s` [s], the instruction, and what is being executed meanwhile.
+
+    Arrays are read-only.
+    """
 
     sequence: int
     stamp_s: float
     instruction: str
     observation: Observation
+    guidance: Guidance | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +90,9 @@ class Failure:
     text: str
 
 
-def request_limits(spec: ObservationSpec) -> dict[Kind, int]:
-    """What a worker accepts: the largest payload per kind [bytes]."""
-    return {Kind.REQUEST: _REQUEST.size + MAX_INSTRUCTION + _observation_size(spec)}
+def request_limits(spec: ObservationSpec, guided: ActionSpec | None = None) -> dict[Kind, int]:
+    """What a worker accepts: the largest payload per kind [bytes]; `guided` is as for `unpack_request`."""
+    return {Kind.REQUEST: _REQUEST.size + MAX_INSTRUCTION + _observation_size(spec) + _guidance_size(guided)}
 
 
 def answer_limits(spec: ActionSpec) -> dict[Kind, int]:
@@ -107,9 +114,11 @@ def unpack_ready(frame: Frame) -> Ready:
 
 
 def pack_request(
-    sequence: int, stamp_s: float, instruction: str, observation: Observation, spec: ObservationSpec
-) -> bytes:
-    """A REQUEST frame, a copy of the observation. ObservationError names what the policy would refuse."""
+    sequence: int, stamp_s: float, instruction: str, observation: Observation, spec: ObservationSpec,
+    guidance: Guidance | None = None, guided: ActionSpec | None = None,
+) -> bytes:  # fmt: skip
+    """A REQUEST frame, a copy of the observation; `guided` is as for `unpack_request`. ObservationError names what the
+    policy would refuse."""
     if not math.isfinite(stamp_s):
         raise ObservationError(f"stamp_s: found {stamp_s}, expected the finite time [s] of the observation")
     try:
@@ -122,16 +131,36 @@ def pack_request(
     images = [np.ascontiguousarray(checked_image(observation[image.key], image)) for image in spec.images]
     state = checked_state(observation[spec.state.key], spec.state).astype("<f8")
     parts: list[Part] = [_REQUEST.pack(stamp_s, len(text)), text, *(image.data.cast("B") for image in images)]
-    return pack_frame(Kind.REQUEST, sequence, [*parts, state.tobytes()])
+    return pack_frame(Kind.REQUEST, sequence, [*parts, state.tobytes(), *_guidance_parts(guidance, guided)])
 
 
-def unpack_request(frame: Frame, spec: ObservationSpec) -> Request:
-    """The question; WireError unless it has exactly the spec's size. Values are the policy's to judge."""
+def _guidance_parts(guidance: Guidance | None, guided: ActionSpec | None) -> list[Part]:
+    if guidance is None:
+        return []
+    if guided is None:
+        raise ObservationError(NOT_GUIDED)
+    try:
+        guidance.require(guided)
+    except ContractError as error:
+        raise ObservationError(str(error)) from error
+    return [values.astype("<f4").tobytes() for values in (guidance.commands, guidance.weights)]
+
+
+def unpack_request(frame: Frame, spec: ObservationSpec, guided: ActionSpec | None = None) -> Request:
+    """The question; WireError unless it has exactly the spec's size. Values are the policy's to judge.
+
+    `guided`: of a graph that can be guided its action spec, None for any other. The size says if there is guidance,
+    which must be finite, with weights of 0 to 1.
+    """
     data = frame.payload
     _expect(frame, Kind.REQUEST, len(data) >= _REQUEST.size, f"at least {_REQUEST.size} bytes")
     stamp_s, length = _REQUEST.unpack_from(data)
     size = _REQUEST.size + length + _observation_size(spec)
-    _expect(frame, Kind.REQUEST, length <= MAX_INSTRUCTION and len(data) == size, f"{size} bytes")
+    more = _guidance_size(guided)
+    fits = len(data) in (size, size + more)
+    _expect(
+        frame, Kind.REQUEST, length <= MAX_INSTRUCTION and fits, f"{size} bytes" + f" or {size + more}" * bool(more)
+    )
     _expect(frame, Kind.REQUEST, math.isfinite(stamp_s), "a finite stamp_s")
     start = _REQUEST.size + length
     instruction = _text(frame, data[_REQUEST.size : start])
@@ -142,7 +171,19 @@ def unpack_request(frame: Frame, spec: ObservationSpec) -> Request:
         start += pixels.nbytes
     state = np.frombuffer(data, dtype="<f8", count=spec.state.dim, offset=start)
     observation[spec.state.key] = state.astype(np.float64)  # aligned and of native order
-    return Request(frame.sequence, stamp_s, instruction, observation)
+    guidance = _guidance(frame, start + state.nbytes, guided) if len(data) > size else None
+    return Request(frame.sequence, stamp_s, instruction, observation, guidance)
+
+
+def _guidance(frame: Frame, start: int, guided: ActionSpec | None) -> Guidance:
+    assert guided is not None  # or the size would not have been right
+    count = guided.horizon * guided.dim
+    commands = np.frombuffer(frame.payload, dtype="<f4", count=count, offset=start).reshape(guided.horizon, guided.dim)
+    weights = np.frombuffer(frame.payload, dtype="<f4", count=guided.horizon, offset=start + commands.nbytes)
+    try:
+        return Guidance(commands, weights)
+    except ContractError as error:
+        raise WireError(f"REQUEST frame {frame.sequence}: {error}") from error
 
 
 def pack_chunk(sequence: int, chunk: ActionChunk, infer_s: float) -> bytes:
@@ -188,6 +229,10 @@ def unpack_failure(frame: Frame) -> Failure:
 
 def _observation_size(spec: ObservationSpec) -> int:
     return sum(math.prod(image.shape) for image in spec.images) + 8 * spec.state.dim
+
+
+def _guidance_size(guided: ActionSpec | None) -> int:
+    return 0 if guided is None else _chunk_size(guided) + 4 * guided.horizon
 
 
 def _chunk_size(spec: ActionSpec) -> int:

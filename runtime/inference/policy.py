@@ -19,10 +19,12 @@ from runtime.contract.artifact import Artifact, SignatureVerifier, read_artifact
 from runtime.contract.chunk import ActionChunk
 from runtime.contract.conventions import Verdict
 from runtime.contract.graph import ACTIONS, ATTENTION_MASK, INPUT_IDS, STATE
+from runtime.contract.guidance import Guidance
 from runtime.contract.manifest import Manifest
 from runtime.contract.policy_spec import PolicySpec
 from runtime.errors import BackendError, ContractError, GateRefusedError, ObservationError, PolicyOutputError
 from runtime.inference.preprocess import Observation, Preprocessor
+from runtime.inference.previous import previous_tensors
 from runtime.inference.tokenizer import PromptTokenizer, Tokens
 
 PROVEN_BACKEND = "onnxruntime"  # what the exporter compares with torch
@@ -102,10 +104,14 @@ class Policy:
         """The manifest of the loaded artifact."""
         return self.artifact.manifest
 
-    def infer(self, observation: Observation, instruction: str, stamp_s: float, lap: Lap = no_lap) -> ActionChunk:
+    def infer(
+        self, observation: Observation, instruction: str, stamp_s: float, lap: Lap = no_lap,
+        guidance: Guidance | None = None,
+    ) -> ActionChunk:  # fmt: skip
         """Commands for `instruction` given one observation taken at `stamp_s` [s] (monotonic, the caller's clock).
 
-        `lap` is called with the name of each of `STAGES` when it is over.
+        `lap` is called with the name of each of `STAGES` when it is over. `guidance` says what is being executed; only
+        for a graph that takes it (`GraphSpec.guided`), which answers freely when it is None.
         Raises ObservationError, BackendError, PolicyOutputError; then there is no chunk at all.
         """
         if self._backend is None:
@@ -113,10 +119,11 @@ class Policy:
         if not math.isfinite(stamp_s):
             raise ObservationError(f"stamp_s: found {stamp_s}, expected the finite time [s] of the observation")
         tensors = self._preprocess.tensors(observation)
+        previous = previous_tensors(self._spec, self._action_norm, guidance)
         lap("preprocess")
         ids, mask = self._tokens(instruction, tensors[STATE][0])
         lap("tokenise")
-        inputs = {**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask}
+        inputs = {**tensors, INPUT_IDS: ids, ATTENTION_MASK: mask, **previous}
         outputs = self._backend.infer(inputs)
         lap("inference")
         check_finite(outputs, "policy outputs")

@@ -88,13 +88,13 @@ def serve(link: socket.socket, policy: Policy, clock: Clock | None = None) -> Se
 
     Sequences must rise: an old request that comes again is not answered.
     """
-    source, spec = clock or MonotonicClock(), policy.manifest.policy.observation
-    reader = FrameReader(request_limits(spec))
+    source, spec = clock or MonotonicClock(), policy.manifest.policy
+    reader = FrameReader(request_limits(spec.observation, spec.guided))
     answered = failed = last = 0
     try:
         link.sendall(pack_ready(Ready.of(policy.artifact)))
         while (frame := receive(link, reader)) is not None:
-            request = unpack_request(frame, spec)
+            request = unpack_request(frame, spec.observation, spec.guided)
             if request.sequence <= last:
                 raise WireError(f"request: found sequence {request.sequence}, expected one above {last}")
             last = request.sequence
@@ -109,7 +109,7 @@ def serve(link: socket.socket, policy: Policy, clock: Clock | None = None) -> Se
 def _answer(policy: Policy, request: Request, clock: Clock) -> tuple[bool, bytes]:
     started = clock.now()
     try:
-        chunk = policy.infer(request.observation, request.instruction, request.stamp_s)
+        chunk = policy.infer(request.observation, request.instruction, request.stamp_s, guidance=request.guidance)
     except Exception as error:
         if not isinstance(error, DropGateRuntimeError):
             traceback.print_exc()  # a defect: the client gets its text, the log gets the place

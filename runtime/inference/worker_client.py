@@ -13,6 +13,7 @@ from types import TracebackType
 
 from runtime.clock import Clock, MonotonicClock
 from runtime.contract.artifact import Artifact
+from runtime.contract.guidance import Guidance
 from runtime.errors import BackendError, WireError
 from runtime.inference.messages import (
     Answer,
@@ -127,8 +128,11 @@ class PolicyWorker:
         self._started_s = self._clock.now()
         self._alive = True
 
-    def request(self, observation: Observation, instruction: str, stamp_s: float) -> int:
-        """Ask for a chunk and return the sequence of its answer; the observation is copied.
+    def request(
+        self, observation: Observation, instruction: str, stamp_s: float, guidance: Guidance | None = None
+    ) -> int:
+        """Ask for a chunk and return the sequence of its answer; the observation is copied. `guidance` is for a graph
+        that takes it (`GraphSpec.guided`) and says what is being executed meanwhile.
 
         BackendError if it is not ready or another request is in flight. ObservationError if the observation does not
         fit the spec: nothing was sent then.
@@ -139,7 +143,9 @@ class PolicyWorker:
         if self._asked is not None:
             raise BackendError(f"worker: found request {self._asked.sequence} in flight, expected none; poll first")
         sequence = self._sequence + 1
-        frame = pack_request(sequence, stamp_s, instruction, observation, self._spec.observation)
+        frame = pack_request(
+            sequence, stamp_s, instruction, observation, self._spec.observation, guidance, self._spec.guided
+        )
         self._sequence = sequence
         self._asked = _Asked(sequence, stamp_s, self._clock.now())
         self._outbox = memoryview(frame)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from runtime.clock import Clock
+from runtime.contract.guidance import Guidance
 from runtime.control.observation import Snapshot
 from runtime.control.policy_link import Answer, PolicyFailure, PolicyLink
 from runtime.recording import values
@@ -24,6 +25,11 @@ DECISION = "decision"  # an event of the gatekeeper: when, motion, reasons, inst
 
 class Diverged(Exception):
     """The replay does something else than what was recorded."""
+
+
+def _guidance(said: Guidance | None) -> list[Any]:
+    """What follows a question on tape: nothing where nothing was said."""
+    return [] if said is None else [[values.array(said.commands), values.array(said.weights)]]
 
 
 class Tape:
@@ -87,15 +93,15 @@ class RecordedLink:
         self._tape.said(LINK, ["in_flight", out])
         return out
 
-    def ask(self, snapshot: Snapshot, instruction: str) -> None:
+    def ask(self, snapshot: Snapshot, instruction: str, guidance: Guidance | None = None) -> None:
         """Send the question."""
-        question = ["ask", values.number(snapshot.stamp_s), instruction]
+        question, told = ["ask", values.number(snapshot.stamp_s), instruction], _guidance(guidance)
         try:
-            self._link.ask(snapshot, instruction)
+            self._link.ask(snapshot, instruction, guidance)
         except PolicyFailure as failure:
-            self._tape.said(LINK, [*question, [failure.cause.value, str(failure)]])
+            self._tape.said(LINK, [*question, [failure.cause.value, str(failure)], *told])
             raise
-        self._tape.said(LINK, [*question, None])
+        self._tape.said(LINK, [*question, None, *told])
 
     def answer(self) -> Answer | None:
         """The answer, or None."""
@@ -160,9 +166,11 @@ class ReplayedLink:
         """A question was out."""
         return bool(self._told("in_flight")[1])
 
-    def ask(self, snapshot: Snapshot, instruction: str) -> None:
+    def ask(self, snapshot: Snapshot, instruction: str, guidance: Guidance | None = None) -> None:
         """The same question as then. Raises Diverged, or the failure of then."""
         told = self._told("ask")
+        if _guidance(guidance) != told[4:]:
+            raise Diverged(f"asks about the observation of {snapshot.stamp_s} s with other guidance than was recorded")
         if (values.number(snapshot.stamp_s), instruction) != (told[1], told[2]):
             raise Diverged(f"asks about the observation of {snapshot.stamp_s} s, recorded was {told[1]} s")
         self._fail(told[3])

@@ -122,7 +122,7 @@ def read(node: Node, policy: PolicySpec) -> Station:
         require_enable=value(node, "require_enable"),
         max_rejects=int(value(node, "max_rejects")),
         lockstep=value(node, "lockstep"),
-        blend=_blend(node),
+        blend=_blend(node, policy),
         **{
             name: value(node, name)
             for name in (
@@ -229,17 +229,23 @@ def _optional(node: Node, name: str) -> tuple[float, ...]:
     return tuple(node.get_parameter_or(name, Parameter(name, Parameter.Type.NOT_SET)).value or ())
 
 
-def _blend(node: Node) -> Blend:
-    """How chunks meet. Raises ParameterError, ContractError."""
+def _blend(node: Node, policy: PolicySpec) -> Blend:
+    """How chunks meet, as far as this policy's graph allows. Raises ParameterError, ContractError."""
     names = ("kind", "frozen_s", "fade_s", "decay")
     blend = Blend(**{name: value(node, f"blend.{name}") for name in names})
     committed_s = value(node, "limits.commit_s")
-    if blend.kind is Kind.OVERLAP and blend.frozen_s < committed_s:
+    if blend.kind in (Kind.OVERLAP, Kind.RTC) and blend.frozen_s < committed_s:
         raise ParameterError(
             f"`blend.frozen_s` is {blend.frozen_s}, but `limits.commit_s` says that {committed_s} s of motion cannot "
             "be changed any more; expected at least as much"
         )
-    return blend
+    possible = blend.fitting(policy.graph.guided)
+    if blend.kind is Kind.RTC:
+        way = "guides the policy by the chunk in use"
+        if possible is not blend:
+            way = "is overlap, because the graph of this artifact takes no previous chunk (export.guided makes one)"
+        node.get_logger().info(f"blend.kind rtc {way}")
+    return possible
 
 
 def _interface(node: Node) -> tuple[CommandKind, bool]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from runtime.contract.guidance import Guidance
 from runtime.control.observation import Snapshot
 from runtime.control.policy_link import Answer, PolicyFailure
 from runtime.errors import DropGateRuntimeError
@@ -24,10 +25,10 @@ class WorkerLink:
         """A question is out."""
         return self._worker.in_flight is not None
 
-    def ask(self, snapshot: Snapshot, instruction: str) -> None:
+    def ask(self, snapshot: Snapshot, instruction: str, guidance: Guidance | None = None) -> None:
         """Send the question. Raises PolicyFailure."""
         try:
-            self._worker.request(snapshot.inputs, instruction, snapshot.stamp_s)
+            self._worker.request(snapshot.inputs, instruction, snapshot.stamp_s, guidance)
         except DropGateRuntimeError as error:
             raise PolicyFailure(StopCause.POLICY_ERROR, str(error)) from error
 

@@ -47,6 +47,7 @@ def diagnostics(loaded: Loaded, stamp: Time) -> DiagnosticArray:
     values = {
         "state": controller.state.value,
         "cause": controller.incident.cause.value,
+        "chunks": controller.settings.blend.kind.value,  # rtc: guided; without a graph for it, it is overlap
         "queue ms": f"{1000 * controller.queue_s:.0f}",
         "memory MiB": memory_mib(os.getpid()),
         "worker memory MiB": memory_mib(loaded.worker.pid),
