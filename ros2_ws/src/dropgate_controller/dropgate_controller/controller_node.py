@@ -19,12 +19,12 @@ from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleState, Node, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from std_srvs.srv import SetBool, Trigger
 
 from dropgate_controller import conversions, declared, parameters, reports
-from dropgate_controller.assembly import Loaded, assemble, revive
+from dropgate_controller.assembly import Loaded, assemble
 from dropgate_controller.lifecycle import refuse_wrong_transitions
 from dropgate_controller.node_runner import run_node
+from dropgate_controller.operator_services import OperatorServices
 from dropgate_controller.outputs import NEWEST, Outputs
 from dropgate_controller.sensors import subscribe
 from dropgate_controller.task_server import TaskServer
@@ -57,6 +57,7 @@ class ControllerNode(Node):
         self._wall: Clock = MonotonicClock()
         self._outputs: Outputs | None = None
         self._tasks: TaskServer | None = None
+        self._services: OperatorServices | None = None
         self._made: list[Any] = []
         self._beat, self._beat_s, self._said, self._why = 0, 0.0, ("", ""), ""
         self._status = self.create_publisher(RuntimeStatus, "~/status", LATCHED)
@@ -143,26 +144,34 @@ class ControllerNode(Node):
         self.publish_status()
         return True, state
 
+    def require_no_rival(self) -> None:
+        """Raises NotAllowed if somebody else commands the arm."""
+        if self._outputs is not None and (rivals := self._outputs.rivals()):
+            raise NotAllowed(rivals)
+
+    def require_sole_command(self) -> None:
+        """Raises NotAllowed if a command would not be the only one, or would reach nobody."""
+        self.require_no_rival()
+        if self._outputs is not None and (unheard := self._outputs.unheard()):
+            raise NotAllowed(unheard)
+
     def _connect(self, loaded: Loaded) -> None:
         """Everything on the graph that exists only while configured."""
         self._outputs = Outputs(self, loaded)
-        self._tasks = TaskServer(self)
+        self._tasks, self._services = TaskServer(self), OperatorServices(self)
         self._made += [
             *subscribe(self, loaded, self._take, self._hold, NEWEST),
-            self.create_service(SetBool, "~/arm", self._arm),
-            self.create_service(Trigger, "~/stop", self._stop),
-            self.create_service(Trigger, "~/reset_fault", self._reset),
             self.create_timer(1.0, self._diagnose, clock=self.steady),
         ]
 
     def _tear_down(self) -> None:
         with self.lock:  # no tick sees half of it
             loaded, self.loaded = self.loaded, None
-            for part in (self._tasks, self._outputs):
+            for part in (self._services, self._tasks, self._outputs):
                 if part is not None:
                     part.close()
-            self._tasks = self._outputs = None
-            kinds = (self.destroy_subscription, self.destroy_service, self.destroy_timer)
+            self._services = self._tasks = self._outputs = None
+            kinds = (self.destroy_subscription, self.destroy_timer)
             for thing in self._made:
                 any(destroy(thing) for destroy in kinds)
             self._made.clear()
@@ -213,54 +222,6 @@ class ControllerNode(Node):
             self.publish_status()
         if tick.ended is not None and self._tasks is not None:
             self._tasks.ended(tick.ended)
-
-    def _arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        """Arming decides again, from the disk and before the lock is taken."""
-
-        def arm(controller: Controller) -> None:
-            if request.data:
-                self._require_sole_command()
-            controller.arm(request.data)
-
-        loaded = self.loaded
-        try:
-            if request.data and loaded is not None:
-                loaded.gatekeeper.may_arm(loaded.worker.ready)
-        except NotAllowed as error:
-            self.get_logger().warning(f"not armed: {error}")
-            self.publish_status()
-            response.success, response.message = False, str(error)
-            return response
-        response.success, response.message = self.do(arm)
-        return response
-
-    def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success, response.message = self.do(lambda controller: controller.stop())
-        return response
-
-    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Start a dead worker again, then reset; the arm stays disarmed."""
-        try:
-            revive(self.loaded, self.lock)
-        except DropGateRuntimeError as error:
-            response.success, response.message = False, str(error)
-            return response
-
-        def reset(controller: Controller) -> None:
-            self._require_no_rival()
-            controller.reset_fault()
-
-        response.success, response.message = self.do(reset)
-        return response
-
-    def _require_no_rival(self) -> None:
-        if self._outputs is not None and (rivals := self._outputs.rivals()):
-            raise NotAllowed(rivals)
-
-    def _require_sole_command(self) -> None:
-        self._require_no_rival()
-        if self._outputs is not None and (unheard := self._outputs.unheard()):
-            raise NotAllowed(unheard)
 
     def _heartbeat(self) -> None:
         self._beat += 1
