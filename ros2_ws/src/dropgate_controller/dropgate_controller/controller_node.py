@@ -7,6 +7,7 @@ deactivate stops first. In shadow mode (`enable_motion` false) there is no comma
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dropgate_interfaces.msg import RuntimeStatus
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleState, Node, TransitionCallbackReturn
@@ -57,18 +59,19 @@ class ControllerNode(Node):
         self._wall: Clock = MonotonicClock()
         self._outputs: Outputs | None = None
         self._tasks: TaskServer | None = None
-        self._services: OperatorServices | None = None
+        self._operator: OperatorServices | None = None
         self._made: list[Any] = []
         self._beat, self._beat_s, self._said, self._why = 0, 0.0, ("", ""), ""
         self._status = self.create_publisher(RuntimeStatus, "~/status", LATCHED)
         refuse_wrong_transitions(self)
-        self._ticker = Ticker(self._turn)
+        self._told = threading.Event()  # to end
+        self._ticker = Ticker(self._turn, self.is_end)
         self._ticker.start()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Verify, load, warm up. Any reason against it is logged, shown in the status, and refuses the transition."""
         try:
-            loaded = assemble(self, self._wall, self.lock)
+            loaded = assemble(self, self._wall, self.lock, self._told.is_set)
         except REFUSALS as error:
             self._why = f"{type(error).__name__}: {error}"
             self.get_logger().error(f"configure refused: {self._why}")
@@ -90,15 +93,7 @@ class ControllerNode(Node):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop first, then leave; fails if the arm is not at rest in time (simulated time waits for this call)."""
-
-        def stop(controller: Controller) -> None:
-            if controller.state in MOVING:
-                controller.fault(StopCause.DEACTIVATED, "deactivated")
-
-        self.do(stop)
-        until = self._wall.now() + STOP_WAIT_S
-        while self.loaded and self.loaded.controller.state in MOVING and self._wall.now() < until:
-            time.sleep(0.01)  # the tick brakes meanwhile, in its own thread
+        self._come_to_rest(StopCause.DEACTIVATED, "deactivated")
         done, text = self.do(lambda controller: controller.deactivate())
         if not done:
             self.get_logger().error(f"deactivate refused: {text}")
@@ -117,10 +112,41 @@ class ControllerNode(Node):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
-        """End the ticks and the worker with the node."""
-        self._ticker.stop()
-        self._tear_down()
-        super().destroy_node()
+        """End the ticks and the worker with the node; an arm that still moves is stopped before."""
+        try:
+            if self.context.ok() and not self._told.is_set():
+                self._come_to_rest(StopCause.STOP_REQUESTED, "the node ends")
+            if not self.rests:
+                self.get_logger().error("the node ends before the arm rests: the arm has its own stop only")
+        finally:
+            self._ticker.stop()
+            try:
+                self._tear_down()
+            finally:
+                super().destroy_node()
+
+    def end(self, why: str) -> None:
+        """What `~/stop` does, once, because the process has been told to end; from any thread."""
+        with self.lock:
+            if self._told.is_set():
+                return
+            self._told.set()
+            self.do(lambda controller: controller.stop(f"the process was told to end ({why})"))
+
+    @property
+    def rests(self) -> bool:
+        """Nothing moves, and nothing is being played."""
+        loaded, outputs = self.loaded, self._outputs
+        return loaded is None or not (loaded.controller.state in MOVING or (outputs is not None and outputs.playing))
+
+    @property
+    def over(self) -> bool:
+        """It rests, and whoever gave a goal has its result."""
+        return self.rests and not (self._tasks is not None and self._tasks.busy)
+
+    def is_end(self, error: Exception) -> bool:
+        """The graph is gone, nobody can be told anything: no failure of the one who tries."""
+        return isinstance(error, RCLError) and not self.context.ok()
 
     def now_s(self) -> float:
         """ROS time [s]."""
@@ -155,30 +181,40 @@ class ControllerNode(Node):
         if self._outputs is not None and (unheard := self._outputs.unheard()):
             raise NotAllowed(unheard)
 
+    def _come_to_rest(self, cause: StopCause, text: str) -> None:
+        """Stop what moves and wait for its rest, at most STOP_WAIT_S."""
+
+        def stop(controller: Controller) -> None:
+            if controller.state in MOVING:
+                controller.fault(cause, text)
+
+        self.do(stop)
+        until = self._wall.now() + STOP_WAIT_S
+        while not self.rests and self._wall.now() < until:
+            time.sleep(0.01)  # the tick brakes meanwhile, in its own thread
+
     def _connect(self, loaded: Loaded) -> None:
         """Everything on the graph that exists only while configured."""
         self._outputs = Outputs(self, loaded)
-        self._tasks, self._services = TaskServer(self), OperatorServices(self)
+        self._tasks, self._operator = TaskServer(self), OperatorServices(self)
         self._made += [
             *subscribe(self, loaded, self._take, self._hold, NEWEST),
             self.create_timer(1.0, self._diagnose, clock=self.steady),
         ]
 
     def _tear_down(self) -> None:
-        with self.lock:  # no tick sees half of it
+        """Whatever of it fails, the worker is ended and the recording finished."""
+        with contextlib.ExitStack() as last, self.lock:  # no tick sees half of it
             loaded, self.loaded = self.loaded, None
-            for part in (self._services, self._tasks, self._outputs):
-                if part is not None:
-                    part.close()
-            self._services = self._tasks = self._outputs = None
-            kinds = (self.destroy_subscription, self.destroy_timer)
+            if loaded is not None:
+                last.callback(loaded.close)
+            parts = [part for part in (self._outputs, self._tasks, self._operator) if part is not None]
+            self._outputs = self._tasks = self._operator = None
+            for part in parts:
+                last.callback(part.close)
             for thing in self._made:
-                any(destroy(thing) for destroy in kinds)
+                any(destroy(thing) for destroy in (self.destroy_subscription, self.destroy_timer))
             self._made.clear()
-        if loaded is not None:
-            loaded.worker.close()
-            if loaded.recording is not None:
-                loaded.recording.close()
 
     def _take(self, name: str, message: Any, convert: Callable[[], Any]) -> None:
         """A sensor message into the buffer; one that cannot be read leaves its stream to grow old, and says why."""
@@ -249,7 +285,7 @@ class ControllerNode(Node):
 
 def main() -> None:
     """Console script."""
-    run_node(ControllerNode)
+    run_node(ControllerNode, stop=ControllerNode.end, rests=lambda node: node.over)
 
 
 if __name__ == "__main__":

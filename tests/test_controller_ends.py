@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C, SIGTERM and the end of its life in the middle of a motion: the arm is braked first, then all is tidied up."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.ros]
+rclpy = pytest.importorskip("rclpy", reason="ros: rclpy not installed. Next: make install-ros")
+pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not built. Next: make install-ros ros-build")
+
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from ros_station import Station, patient_artifact, result_of, wait_for  # noqa: E402
+
+from runtime.contract.conventions import Verdict  # noqa: E402
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return patient_artifact(tmp_path_factory.mktemp("artifact"), Verdict.PROMOTE)
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def assert_ended_well(cell: Station, children: list[int]) -> None:
+    process = cell.processes["controller"]
+    assert process.wait(timeout=PATIENCE_S) == 0, cell.log()
+    for word in ("Traceback", "RCLError", "before the arm rests"):
+        assert word not in cell.log()
+    assert children
+    wait_for(lambda: all(map(gone, children)), "the children to be gone")
+
+
+def assert_replays(folder: Path, cause: str) -> None:
+    from runtime.recording.mcap_file import McapRecording
+    from runtime.recording.replay import replay
+    from runtime.recording.setup import Setup
+
+    (path,) = folder.iterdir()
+    assert path.suffix == ".mcap", "finished"
+    found = McapRecording(path)
+    events = list(found.events())
+    assert found.whole
+    assert [event["out"]["cause"] for event in events if event["call"] == "tick"][-1] == cause
+    done = replay(Setup.from_json(found.setup), iter(events))
+    assert done.same, done.difference
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_in_motion_brakes_gives_the_result_and_leaves_nothing_open(artifact, tmp_path, number):
+    folder = tmp_path / "recordings"
+    with Station(artifact, tmp_path, record_dir=str(folder)) as cell:
+        cell.bring_up()
+        asked = cell.run().get_result_async()
+        process = cell.processes["controller"]
+        children, before = children_of(process.pid), len(cell.arm.received)
+        process.send_signal(number)
+        result = result_of(asked, lambda: f"the result: {cell.log()}").result
+        assert result.cause == "stop_requested"
+        assert number.name in result.text
+        assert_ended_well(cell, children)
+        speeds = [float(np.linalg.norm(twist[:3])) for _, twist in cell.arm.received[before:]]
+        assert speeds[-1] == 0.0, "the last command is rest"
+        cell.assert_still(0.3)
+    assert_replays(folder, "stop_requested")
+
+
+def test_told_to_end_while_the_worker_loads_it_does_not_wait_for_it(artifact, tmp_path):
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec tail -f /dev/null\n", encoding="ascii")
+    slow.chmod(0o755)
+    with Station(artifact, tmp_path, guard=False, **{"worker.python": str(slow)}) as cell:
+        process = cell.processes["controller"]
+        wait_for(cell.operator._calls["change_state"].service_is_ready, "the controller")
+        asked = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+        cell.operator._calls["change_state"].call_async(asked)
+        wait_for(lambda: children_of(process.pid), "the worker")
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert_ended_well(cell, children)
+        assert "told to end" in cell.log()
+
+
+STUCK = """
+import threading
+from dropgate_controller.ending import Ending
+
+ending = Ending()
+ending.then(lambda why: print(why, flush=True))
+threading.Event().wait()  # the main thread is deaf
+"""
+
+
+def test_a_second_signal_ends_at_once_also_where_the_main_thread_is_stuck():
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: told_by(process), "the handlers")
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "SIGINT\n"
+
+        def again() -> bool:
+            process.send_signal(signal.SIGTERM)
+            return process.poll() is not None
+
+        wait_for(again, "the end")
+        assert process.returncode == 128 + signal.SIGTERM
+
+
+def told_by(process: subprocess.Popen) -> bool:
+    """Whether it catches SIGTERM by now."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+GRAPH_GONE = """
+import rclpy
+from dropgate_controller.controller_node import ControllerNode
+
+rclpy.init()
+node = ControllerNode()
+rclpy.shutdown()
+node._ticker._thread.join()
+node.destroy_node()
+print("tidy")
+"""
+
+
+def test_ticks_end_with_the_graph_and_the_rest_is_tidied_up():
+    done = subprocess.run([sys.executable, "-c", GRAPH_GONE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "tidy\n"), done.stderr
+    assert "Traceback" not in done.stderr
