@@ -17,7 +17,7 @@ pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not bui
 
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from ros_station import Station, patient_artifact, result_of, wait_for  # noqa: E402
+from ros_station import TOPIC, Station, patient_artifact, result_of, wait_for  # noqa: E402
 
 from runtime.contract.conventions import Verdict  # noqa: E402
 
@@ -72,16 +72,40 @@ def test_a_signal_in_motion_brakes_gives_the_result_and_leaves_nothing_open(arti
         cell.bring_up()
         asked = cell.run().get_result_async()
         process = cell.processes["controller"]
-        children, before = children_of(process.pid), len(cell.arm.received)
+        children = children_of(process.pid)
         process.send_signal(number)
         result = result_of(asked, lambda: f"the result: {cell.log()}").result
         assert result.cause == "stop_requested"
         assert number.name in result.text
         assert_ended_well(cell, children)
-        speeds = [float(np.linalg.norm(twist[:3])) for _, twist in cell.arm.received[before:]]
-        assert speeds[-1] == 0.0, "the last command is rest"
+        wait_for(lambda: not np.any(cell.arm.received[-1][1]), "the last command to be rest")
         cell.assert_still(0.3)
     assert_replays(folder, "stop_requested")
+
+
+def test_a_lifecycle_shutdown_in_motion_brakes_first_and_gives_the_result(artifact, tmp_path):
+    folder = tmp_path / "recordings"
+    with Station(artifact, tmp_path, record_dir=str(folder)) as cell:
+        cell.bring_up()
+        asked = cell.run().get_result_async()
+        children = children_of(cell.processes["controller"].pid)
+        change(cell, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+        result = result_of(asked, lambda: f"the result: {cell.log()}").result
+        assert (result.cause, result.text) == ("deactivated", "shut down")
+        wait_for(lambda: all(map(gone, children)), "the worker to be gone")
+        wait_for(lambda: not any(folder.glob("*.part")), "the end of the recording")
+        wait_for(lambda: not np.any(cell.arm.received[-1][1]), "the last command to be rest")
+        wait_for(lambda: cell.operator.count_publishers(TOPIC) == 0, "no publisher of commands")
+        cell.processes["controller"].send_signal(signal.SIGINT)
+        assert_ended_well(cell, children)
+    assert_replays(folder, "deactivated")
+
+
+def change(cell: Station, transition: int) -> None:
+    """Ask for it once, without an answer."""
+    client = cell.operator._calls["change_state"]
+    wait_for(client.service_is_ready, "the controller")
+    client.call_async(ChangeState.Request(transition=Transition(id=transition)))
 
 
 def test_told_to_end_while_the_worker_loads_it_does_not_wait_for_it(artifact, tmp_path):
@@ -90,9 +114,7 @@ def test_told_to_end_while_the_worker_loads_it_does_not_wait_for_it(artifact, tm
     slow.chmod(0o755)
     with Station(artifact, tmp_path, guard=False, **{"worker.python": str(slow)}) as cell:
         process = cell.processes["controller"]
-        wait_for(cell.operator._calls["change_state"].service_is_ready, "the controller")
-        asked = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
-        cell.operator._calls["change_state"].call_async(asked)
+        change(cell, Transition.TRANSITION_CONFIGURE)
         wait_for(lambda: children_of(process.pid), "the worker")
         children = children_of(process.pid)
         process.send_signal(signal.SIGTERM)

@@ -22,8 +22,9 @@ from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleState, Node, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from dropgate_controller import conversions, declared, parameters, reports
+from dropgate_controller import declared, parameters, reports
 from dropgate_controller.assembly import Loaded, assemble
+from dropgate_controller.farewell import Farewell
 from dropgate_controller.lifecycle import refuse_wrong_transitions
 from dropgate_controller.node_runner import run_node
 from dropgate_controller.operator_services import OperatorServices
@@ -107,8 +108,13 @@ class ControllerNode(Node):
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """The same."""
-        self._tear_down()
+        """Stop first, as deactivating does; then forget all."""
+        self._come_to_rest(StopCause.DEACTIVATED, "shut down")
+        self.do(lambda controller: controller.deactivate())  # nothing begins any more
+        if self.over:
+            self._tear_down()
+        else:
+            Farewell(self, self._tear_down)
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
@@ -198,7 +204,7 @@ class ControllerNode(Node):
         self._outputs = Outputs(self, loaded)
         self._tasks, self._operator = TaskServer(self), OperatorServices(self)
         self._made += [
-            *subscribe(self, loaded, self._take, self._hold, NEWEST),
+            *subscribe(self, loaded, self._hold, NEWEST),
             self.create_timer(1.0, self._diagnose, clock=self.steady),
         ]
 
@@ -215,18 +221,6 @@ class ControllerNode(Node):
             for thing in self._made:
                 any(destroy(thing) for destroy in (self.destroy_subscription, self.destroy_timer))
             self._made.clear()
-
-    def _take(self, name: str, message: Any, convert: Callable[[], Any]) -> None:
-        """A sensor message into the buffer; one that cannot be read leaves its stream to grow old, and says why."""
-        try:
-            value = convert()
-        except conversions.ConversionError as error:
-            self.get_logger().warning(f"{name}: {error}", throttle_duration_sec=1.0)
-            value = None
-        with self.lock:
-            if self.loaded is not None:
-                stamp_s = conversions.seconds(message.header.stamp)
-                self.loaded.controller.buffer.put(name, stamp_s, value, self.now_s())
 
     def _hold(self, action: Callable[[Controller], Any]) -> None:
         with self.lock:
