@@ -170,3 +170,65 @@ def test_ticks_end_with_the_graph_and_the_rest_is_tidied_up():
     done = subprocess.run([sys.executable, "-c", GRAPH_GONE], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "tidy\n"), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_topic_that_is_no_name_refuses_configure_with_the_reason_and_leaves_nothing(artifact, tmp_path):
+    folder = tmp_path / "recordings"
+    given = {"cameras.wrist.topic": "/wrist image", "record_dir": str(folder)}
+    with Station(artifact, tmp_path, guard=False, **given) as cell:
+        for _ in range(2):  # nothing of the first try is in the way of the second
+            cell.operator.status.text = ""
+            assert not cell.operator.transition("configure")
+            wait_for(lambda: "'/wrist image'" in cell.operator.status.text, lambda: str(cell.operator.status))
+            assert cell.state() == "unconfigured"
+            assert cell.log().count("configure refused: InvalidTopicNameException") > 0
+            assert "Traceback" not in cell.log()
+            assert not children_of(cell.processes["controller"].pid)
+            wait_for(lambda: cell.operator.count_publishers(TOPIC) == 0, "no publisher of commands")
+            assert not list(folder.glob("*.part"))
+
+
+FAILS_ONCE = """
+from dropgate_controller import controller_node
+
+real, failed = controller_node.subscribe, []
+
+def subscribe(*given):
+    made = real(*given)
+    yield next(made)
+    if not failed:
+        failed.append(True)
+        raise RuntimeError("the graph is out of order")
+    yield from made
+
+controller_node.subscribe = subscribe
+controller_node.main()
+"""
+
+
+class OddStation(Station):
+    """Its controller's first configure fails after it has begun to subscribe."""
+
+    def launch(self, name: str) -> None:
+        if name != "controller":
+            super().launch(name)
+            return
+        command = [sys.executable, "-c", FAILS_ONCE, "--ros-args", "--params-file", str(self._file)]
+        with (self._tmp / "controller.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def test_what_nobody_foresaw_refuses_configure_too_and_the_next_one_moves_the_arm(artifact, tmp_path):
+    with OddStation(artifact, tmp_path) as cell:
+        assert not cell.operator.transition("configure")
+        wait_for(lambda: "the graph is out of order" in cell.operator.status.text, lambda: str(cell.operator.status))
+        assert "in _connect" in cell.log(), "where"
+        assert not children_of(cell.processes["controller"].pid)
+        wait_for(lambda: not heard_by(cell) & {"/wrist/image_raw", "/agentview/image_raw"}, lambda: str(heard_by(cell)))
+        cell.bring_up()
+        cell.run()
+
+
+def heard_by(cell: Station) -> set[str]:
+    """What the controller listens to."""
+    return {name for name, _ in cell.operator.get_subscriber_names_and_types_by_node("dropgate_controller", "/")}

@@ -12,6 +12,7 @@ import gc
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +20,14 @@ from dropgate_interfaces.msg import RuntimeStatus
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
+from rclpy.exceptions import NameValidationException
 from rclpy.lifecycle import LifecycleState, Node, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from dropgate_controller import declared, parameters, reports
 from dropgate_controller.assembly import Loaded, assemble
 from dropgate_controller.farewell import Farewell
+from dropgate_controller.leftovers import made_by, take_back
 from dropgate_controller.lifecycle import refuse_wrong_transitions
 from dropgate_controller.node_runner import run_node
 from dropgate_controller.operator_services import OperatorServices
@@ -41,7 +44,7 @@ from runtime.telemetry import StopCause
 HEARTBEAT_S, STOP_WAIT_S = 0.05, 2.0
 SWITCH_S = 1e-4  # the executor's Python gives the interpreter up to the ticks at once, not after the default 5 ms
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-REFUSALS = (DropGateRuntimeError, parameters.ParameterError, NotAllowed, OSError, ValueError)
+REFUSALS = (DropGateRuntimeError, parameters.ParameterError, NotAllowed, OSError, ValueError, NameValidationException)
 
 
 class ControllerNode(Node):
@@ -71,17 +74,19 @@ class ControllerNode(Node):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Verify, load, warm up. Any reason against it is logged, shown in the status, and refuses the transition."""
+        before = made_by(self)
         try:
-            loaded = assemble(self, self._wall, self.lock, self._told.is_set)
-        except REFUSALS as error:
-            self._why = f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"configure refused: {self._why}")
-            self.publish_status()
-            return TransitionCallbackReturn.FAILURE
-        with self.lock:
-            self._why = ""
-            self._connect(loaded)
-            self.loaded = loaded
+            with contextlib.ExitStack() as undo:
+                loaded = assemble(self, self._wall, self.lock, self._told.is_set)
+                undo.callback(loaded.close)
+                undo.callback(take_back, self, before)
+                undo.callback(self._tear_down)
+                with self.lock:
+                    self._connect(loaded)
+                    self._why, self.loaded = "", loaded
+                undo.pop_all()
+        except Exception as error:  # rclpy would swallow it: no reason anywhere
+            return self._refused(error)
         self.publish_status()
         gc.collect()
         gc.freeze()  # no tick waits for a look at all that was just loaded
@@ -199,14 +204,21 @@ class ControllerNode(Node):
         while not self.rests and self._wall.now() < until:
             time.sleep(0.01)  # the tick brakes meanwhile, in its own thread
 
+    def _refused(self, error: Exception) -> TransitionCallbackReturn:
+        """Say why; of what nobody has foreseen, also where."""
+        self._why = " ".join(f"{type(error).__name__}: {error}".split())
+        where = "" if isinstance(error, REFUSALS) else f"\n{traceback.format_exc()}"
+        self.get_logger().error(f"configure refused: {self._why}{where}")
+        self.publish_status()
+        return TransitionCallbackReturn.FAILURE
+
     def _connect(self, loaded: Loaded) -> None:
         """Everything on the graph that exists only while configured."""
         self._outputs = Outputs(self, loaded)
-        self._tasks, self._operator = TaskServer(self), OperatorServices(self)
-        self._made += [
-            *subscribe(self, loaded, self._hold, NEWEST),
-            self.create_timer(1.0, self._diagnose, clock=self.steady),
-        ]
+        self._tasks = TaskServer(self)
+        self._operator = OperatorServices(self)
+        timer = self.create_timer(1.0, self._diagnose, clock=self.steady)
+        self._made += [timer, *subscribe(self, loaded, self._hold, NEWEST)]
 
     def _tear_down(self) -> None:
         """Whatever of it fails, the worker is ended and the recording finished."""
