@@ -9,7 +9,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from dropgate_controller.assembly import revive
 from runtime.control.controller import Controller
-from runtime.control.state import NotAllowed
+from runtime.control.state import Event, NotAllowed
 from runtime.errors import DropGateRuntimeError
 
 if TYPE_CHECKING:
@@ -33,14 +33,24 @@ class OperatorServices:
             self._node.destroy_service(service)
 
     def _arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        """Arming decides again, from the disk and before the lock is taken."""
+        """What is not possible now is not decided about. The rest is decided again, from the disk and before the lock
+        is taken, under which everything is looked at once more."""
         node, loaded = self._node, self._node.loaded
+
+        def possible(controller: Controller) -> None:
+            if not (controller.machine.can(Event.ARMED) and controller.permission.granted):
+                controller.arm(True)  # says why not
+            node.require_sole_command()
 
         def arm(controller: Controller) -> None:
             if request.data:
                 node.require_sole_command()
             controller.arm(request.data)
 
+        if request.data and node.moves:
+            response.success, response.message = node.do(possible)
+            if not response.success:
+                return response
         try:
             if request.data and loaded is not None:
                 loaded.gatekeeper.may_arm(loaded.worker.ready)
