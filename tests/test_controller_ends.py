@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C, SIGTERM and the end of its life in the middle of a motion: the arm is braked first, then all is tidied up."""
+"""Ctrl-C, SIGTERM and lifecycle shutdown in the middle of a motion: the arm is braked first, then all is tidied up.
+
+And what is refused leaves nothing: no process, no publisher, no decision about motion.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not bui
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from ros_station import TOPIC, Station, patient_artifact, result_of, wait_for  # noqa: E402
+from std_srvs.srv import SetBool  # noqa: E402
 
 from runtime.contract.conventions import Verdict  # noqa: E402
 
@@ -166,6 +170,36 @@ print("tidy")
 """
 
 
+OVERTAKEN = """
+import threading
+import rclpy
+from dropgate_controller.controller_node import ControllerNode
+
+rclpy.init()
+node = ControllerNode()
+node._ticker.stop()
+said, second = [], threading.Thread(target=lambda: (setattr(node, "_beat", 1000), node.publish_status()))
+
+class Slow:
+    def publish(self, message):
+        if not second.ident:
+            second.start()
+            second.join(0.3)  # it would overtake
+        said.append(message.heartbeat)
+
+node._status = Slow()
+node._beat = 999
+node.publish_status()
+second.join()
+print(said)
+"""
+
+
+def test_no_older_status_follows_a_newer_one():
+    done = subprocess.run([sys.executable, "-c", OVERTAKEN], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[999, 1000]\n", done.stderr
+
+
 def test_ticks_end_with_the_graph_and_the_rest_is_tidied_up():
     done = subprocess.run([sys.executable, "-c", GRAPH_GONE], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "tidy\n"), done.stderr
@@ -232,3 +266,24 @@ def test_what_nobody_foresaw_refuses_configure_too_and_the_next_one_moves_the_ar
 def heard_by(cell: Station) -> set[str]:
     """What the controller listens to."""
     return {name for name, _ in cell.operator.get_subscriber_names_and_types_by_node("dropgate_controller", "/")}
+
+
+def test_an_arming_that_is_not_possible_now_is_not_decided_about(artifact, tmp_path):
+    with Station(artifact, tmp_path, guard=False) as cell:
+
+        def refusal() -> str:
+            answer = cell.operator.call("arm", SetBool.Request(data=True))
+            assert not answer.success
+            return answer.message
+
+        assert cell.operator.transition("configure"), cell.log()
+        assert "armed is not possible while inactive" in refusal()
+        assert cell.operator.transition("activate")
+        assert "no permission" in refusal()
+        assert [line["when"] for line in cell.decisions()] == ["configure"]
+        cell.launch("guard")
+        cell.rearm()
+        decided = cell.decisions()
+        assert (decided[-1]["when"], decided[-1]["motion"]) == ("arm", True)
+        assert "armed is not possible while armed" in refusal()
+        assert cell.decisions() == decided

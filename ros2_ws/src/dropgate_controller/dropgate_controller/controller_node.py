@@ -274,11 +274,10 @@ class ControllerNode(Node):
         self.publish_status()
 
     def publish_status(self) -> None:
-        """The newest status, at once."""
+        """The newest status, at once; sent under the lock, so that no older one follows and stays."""
         with self.lock:
             stamp = self.get_clock().now().to_msg()
-            message = reports.status(self.loaded, stamp, self.now_s(), self._beat, self._why)
-        self._status.publish(message)
+            self._status.publish(reports.status(self.loaded, stamp, self.now_s(), self._beat, self._why))
 
     def _diagnose(self) -> None:
         with self.lock:
