@@ -196,7 +196,12 @@ def test_arming_decides_again_and_only_released_tasks_begin(artifact, tmp_path):
         cell.wait_state("armed")
         cell.operator.call("arm", SetBool.Request(data=False))
         release(copy, days=3.0 / 86400.0)
-        wait_for(lambda: "expired" in cell.operator.call("arm", SetBool.Request(data=True)).message, "the end of 3 s")
+
+        def expired() -> bool:
+            cell.operator.call("arm", SetBool.Request(data=False))  # who is armed already is not decided about
+            return "expired" in cell.operator.call("arm", SetBool.Request(data=True)).message
+
+        wait_for(expired, "the end of 3 s")
         release(copy)
         (copy / "evidence" / "probe.json").touch()
         assert "touched since they were verified: evidence/probe.json" in refusal()

@@ -32,6 +32,7 @@ from runtime.recording.tape import DECISION, Tape
 from runtime.safety.filter import SafetyFilter
 from runtime.safety.trajectory import CommandKind
 
+Parts = tuple[Artifact, parameters.Station, PolicyWorker, SafetyFilter, Gatekeeper, Recording | None]
 DECIDED = ("world", "admission", "release", "release expires at", "limits sha256")  # what a recording says of itself
 
 
@@ -48,9 +49,23 @@ class Loaded:
     gatekeeper: Gatekeeper
     recording: Recording | None = None
 
+    def close(self) -> None:
+        """End the worker, finish the recording."""
+        try:
+            self.worker.close()
+        finally:
+            if self.recording is not None:
+                self.recording.close()
 
-def assemble(node: Node, wall: Clock, lock: RLock) -> Loaded:
-    """Everything that must hold before the arm may be armed, cheapest first. `lock` guards the controller.
+
+def assemble(node: Node, wall: Clock, lock: RLock, over: Callable[[], bool] = lambda: False) -> Loaded:
+    """Everything that must hold before the arm may be armed, cheapest first. What was begun is undone if it fails.
+
+    Args:
+        node: whose parameters say all.
+        wall: the machine's time.
+        lock: guards the controller.
+        over: nobody waits for the worker any more.
 
     Raises:
         runtime.errors.DropGateRuntimeError: the artifact is damaged, not admitted, or cannot be run here.
@@ -61,25 +76,29 @@ def assemble(node: Node, wall: Clock, lock: RLock) -> Loaded:
     gatekeeper.before_loading()
     setup = _setup(node, artifact, station)
     filter_ = setup.filter()
-    worker = PolicyWorker(artifact, station.worker)
-    try:
-        _load(worker, artifact, station, gatekeeper)
-    except BaseException:
-        worker.close()
-        raise
-    link, clock = WorkerLink(worker), NodeTime(node)
-    try:
+    with contextlib.ExitStack() as undo:
+        worker = PolicyWorker(artifact, station.worker)
+        undo.callback(worker.close)
+        _load(worker, artifact, station, gatekeeper, over)
         recording = _recording(node, _decided(setup, gatekeeper))
-    except BaseException:
-        worker.close()
-        raise
+        if recording is not None:
+            undo.callback(recording.close)
+        loaded = _together(node, (artifact, station, worker, filter_, gatekeeper, recording), setup, wall)
+        undo.pop_all()
+    if recording is not None:
+        gatekeeper.tell = _noting(recording.tape, lock)
+    return loaded
+
+
+def _together(node: Node, parts: Parts, setup: Setup, wall: Clock) -> Loaded:
+    artifact, station, worker, filter_, gatekeeper, recording = parts
+    link, clock = WorkerLink(worker), NodeTime(node)
     controller: Controller
     if recording is None:
         controller = Controller(station.settings, filter_, setup.buffer(), link, clock, wall)
     else:
         taped = RecordedBuffer(setup, recording.tape)
         controller = RecordedController(station.settings, filter_, taped, link, clock, wall, recording.tape)
-        gatekeeper.tell = _noting(recording.tape, lock)
     return Loaded(artifact, station, worker, link, filter_, controller, gatekeeper, recording)
 
 
@@ -141,13 +160,16 @@ def revive(loaded: Loaded | None, lock: RLock) -> None:
         loaded.link.suspended = False
 
 
-def start(worker: PolicyWorker) -> None:
-    """Start the worker and wait until it has verified, loaded and warmed up. Raises BackendError with its reason."""
+def start(worker: PolicyWorker, over: Callable[[], bool] = lambda: False) -> None:
+    """Start the worker and wait until it has verified, loaded and warmed up. Raises BackendError with its reason, or
+    once the wait is `over`."""
     worker.start()
     while not worker.ready:
         worker.poll()
         if not worker.alive:
             raise BackendError(f"the policy worker did not start: {worker.died_because}")
+        if over():
+            raise BackendError("the policy worker was not waited for: this process is told to end")
         time.sleep(0.01)
 
 
@@ -165,13 +187,16 @@ def _read(node: Node) -> tuple[Artifact, parameters.Station]:
     return artifact, station
 
 
-def _load(worker: PolicyWorker, artifact: Artifact, station: parameters.Station, gatekeeper: Gatekeeper) -> None:
+def _load(
+    worker: PolicyWorker, artifact: Artifact, station: parameters.Station, gatekeeper: Gatekeeper,
+    over: Callable[[], bool],
+) -> None:  # fmt: skip
     """Start the worker and write the decision down. For a real arm it answers the golden samples first, and must be
     fast enough that the arm does not stop and go between chunks."""
     try:
         if station.enable_motion and not worker.for_motion:
             raise BackendError("worker: this engine's answers must not move a robot; use onnxruntime")
-        start(worker)
+        start(worker, over)
         if station.enable_motion and station.world is parameters.World.REAL:
             pace, spec = station.settings.pace, artifact.manifest.policy.action
             asked_early = int(pace.lead_s / spec.dt_s + 1e-9)  # rows that are left when the next chunk is asked for

@@ -7,24 +7,30 @@ deactivate stops first. In shadow mode (`enable_motion` false) there is no comma
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from dropgate_interfaces.msg import RuntimeStatus
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
+from rclpy.exceptions import NameValidationException
 from rclpy.lifecycle import LifecycleState, Node, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from std_srvs.srv import SetBool, Trigger
 
-from dropgate_controller import conversions, declared, parameters, reports
-from dropgate_controller.assembly import Loaded, assemble, revive
+from dropgate_controller import declared, parameters, reports
+from dropgate_controller.assembly import Loaded, assemble
+from dropgate_controller.farewell import Farewell
+from dropgate_controller.leftovers import made_by, take_back
 from dropgate_controller.lifecycle import refuse_wrong_transitions
 from dropgate_controller.node_runner import run_node
+from dropgate_controller.operator_services import OperatorServices
 from dropgate_controller.outputs import NEWEST, Outputs
 from dropgate_controller.sensors import subscribe
 from dropgate_controller.task_server import TaskServer
@@ -38,7 +44,7 @@ from runtime.telemetry import StopCause
 HEARTBEAT_S, STOP_WAIT_S = 0.05, 2.0
 SWITCH_S = 1e-4  # the executor's Python gives the interpreter up to the ticks at once, not after the default 5 ms
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-REFUSALS = (DropGateRuntimeError, parameters.ParameterError, NotAllowed, OSError, ValueError)
+REFUSALS = (DropGateRuntimeError, parameters.ParameterError, NotAllowed, OSError, ValueError, NameValidationException)
 
 
 class ControllerNode(Node):
@@ -57,26 +63,30 @@ class ControllerNode(Node):
         self._wall: Clock = MonotonicClock()
         self._outputs: Outputs | None = None
         self._tasks: TaskServer | None = None
+        self._operator: OperatorServices | None = None
         self._made: list[Any] = []
         self._beat, self._beat_s, self._said, self._why = 0, 0.0, ("", ""), ""
         self._status = self.create_publisher(RuntimeStatus, "~/status", LATCHED)
         refuse_wrong_transitions(self)
-        self._ticker = Ticker(self._turn)
+        self._told = threading.Event()  # to end
+        self._ticker = Ticker(self._turn, self.is_end)
         self._ticker.start()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Verify, load, warm up. Any reason against it is logged, shown in the status, and refuses the transition."""
+        before = made_by(self)
         try:
-            loaded = assemble(self, self._wall, self.lock)
-        except REFUSALS as error:
-            self._why = f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"configure refused: {self._why}")
-            self.publish_status()
-            return TransitionCallbackReturn.FAILURE
-        with self.lock:
-            self._why = ""
-            self._connect(loaded)
-            self.loaded = loaded
+            with contextlib.ExitStack() as undo:
+                loaded = assemble(self, self._wall, self.lock, self._told.is_set)
+                undo.callback(loaded.close)
+                undo.callback(take_back, self, before)
+                undo.callback(self._tear_down)
+                with self.lock:
+                    self._connect(loaded)
+                    self._why, self.loaded = "", loaded
+                undo.pop_all()
+        except Exception as error:  # rclpy would swallow it: no reason anywhere
+            return self._refused(error)
         self.publish_status()
         gc.collect()
         gc.freeze()  # no tick waits for a look at all that was just loaded
@@ -89,15 +99,7 @@ class ControllerNode(Node):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop first, then leave; fails if the arm is not at rest in time (simulated time waits for this call)."""
-
-        def stop(controller: Controller) -> None:
-            if controller.state in MOVING:
-                controller.fault(StopCause.DEACTIVATED, "deactivated")
-
-        self.do(stop)
-        until = self._wall.now() + STOP_WAIT_S
-        while self.loaded and self.loaded.controller.state in MOVING and self._wall.now() < until:
-            time.sleep(0.01)  # the tick brakes meanwhile, in its own thread
+        self._come_to_rest(StopCause.DEACTIVATED, "deactivated")
         done, text = self.do(lambda controller: controller.deactivate())
         if not done:
             self.get_logger().error(f"deactivate refused: {text}")
@@ -111,15 +113,51 @@ class ControllerNode(Node):
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """The same."""
-        self._tear_down()
+        """Stop first, as deactivating does; then forget all."""
+        self._come_to_rest(StopCause.DEACTIVATED, "shut down")
+        self.do(lambda controller: controller.deactivate())  # nothing begins any more
+        if self.over:
+            self._tear_down()
+        else:
+            Farewell(self, self._tear_down)
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
-        """End the ticks and the worker with the node."""
-        self._ticker.stop()
-        self._tear_down()
-        super().destroy_node()
+        """End the ticks and the worker with the node; an arm that still moves is stopped before."""
+        try:
+            if self.context.ok() and not self._told.is_set():
+                self._come_to_rest(StopCause.STOP_REQUESTED, "the node ends")
+            if not self.rests:
+                self.get_logger().error("the node ends before the arm rests: the arm has its own stop only")
+        finally:
+            self._ticker.stop()
+            try:
+                self._tear_down()
+            finally:
+                super().destroy_node()
+
+    def end(self, why: str) -> None:
+        """What `~/stop` does, once, because the process has been told to end; from any thread."""
+        with self.lock:
+            if self._told.is_set():
+                return
+            self._told.set()
+            self.do(lambda controller: controller.stop(f"the process was told to end ({why})"))
+
+    @property
+    def rests(self) -> bool:
+        """Nothing moves, and nothing is being played."""
+        loaded, outputs = self.loaded, self._outputs
+        return loaded is None or not (loaded.controller.state in MOVING or (outputs is not None and outputs.playing))
+
+    @property
+    def over(self) -> bool:
+        """It rests, and whoever gave a goal has its result."""
+        return self.rests and not (self._tasks is not None and self._tasks.busy)
+
+    def is_end(self, error: Exception) -> bool:
+        """The graph is gone, nobody can be told anything: no failure of the one who tries."""
+        return isinstance(error, RCLError) and not self.context.ok()
 
     def now_s(self) -> float:
         """ROS time [s]."""
@@ -143,45 +181,58 @@ class ControllerNode(Node):
         self.publish_status()
         return True, state
 
+    def require_no_rival(self) -> None:
+        """Raises NotAllowed if somebody else commands the arm."""
+        if self._outputs is not None and (rivals := self._outputs.rivals()):
+            raise NotAllowed(rivals)
+
+    def require_sole_command(self) -> None:
+        """Raises NotAllowed if a command would not be the only one, or would reach nobody."""
+        self.require_no_rival()
+        if self._outputs is not None and (unheard := self._outputs.unheard()):
+            raise NotAllowed(unheard)
+
+    def _come_to_rest(self, cause: StopCause, text: str) -> None:
+        """Stop what moves and wait for its rest, at most STOP_WAIT_S."""
+
+        def stop(controller: Controller) -> None:
+            if controller.state in MOVING:
+                controller.fault(cause, text)
+
+        self.do(stop)
+        until = self._wall.now() + STOP_WAIT_S
+        while not self.rests and self._wall.now() < until:
+            time.sleep(0.01)  # the tick brakes meanwhile, in its own thread
+
+    def _refused(self, error: Exception) -> TransitionCallbackReturn:
+        """Say why; of what nobody has foreseen, also where."""
+        self._why = " ".join(f"{type(error).__name__}: {error}".split())
+        where = "" if isinstance(error, REFUSALS) else f"\n{traceback.format_exc()}"
+        self.get_logger().error(f"configure refused: {self._why}{where}")
+        self.publish_status()
+        return TransitionCallbackReturn.FAILURE
+
     def _connect(self, loaded: Loaded) -> None:
         """Everything on the graph that exists only while configured."""
         self._outputs = Outputs(self, loaded)
         self._tasks = TaskServer(self)
-        self._made += [
-            *subscribe(self, loaded, self._take, self._hold, NEWEST),
-            self.create_service(SetBool, "~/arm", self._arm),
-            self.create_service(Trigger, "~/stop", self._stop),
-            self.create_service(Trigger, "~/reset_fault", self._reset),
-            self.create_timer(1.0, self._diagnose, clock=self.steady),
-        ]
+        self._operator = OperatorServices(self)
+        timer = self.create_timer(1.0, self._diagnose, clock=self.steady)
+        self._made += [timer, *subscribe(self, loaded, self._hold, NEWEST)]
 
     def _tear_down(self) -> None:
-        with self.lock:  # no tick sees half of it
+        """Whatever of it fails, the worker is ended and the recording finished."""
+        with contextlib.ExitStack() as last, self.lock:  # no tick sees half of it
             loaded, self.loaded = self.loaded, None
-            for part in (self._tasks, self._outputs):
-                if part is not None:
-                    part.close()
-            self._tasks = self._outputs = None
-            kinds = (self.destroy_subscription, self.destroy_service, self.destroy_timer)
+            if loaded is not None:
+                last.callback(loaded.close)
+            parts = [part for part in (self._outputs, self._tasks, self._operator) if part is not None]
+            self._outputs = self._tasks = self._operator = None
+            for part in parts:
+                last.callback(part.close)
             for thing in self._made:
-                any(destroy(thing) for destroy in kinds)
+                any(destroy(thing) for destroy in (self.destroy_subscription, self.destroy_timer))
             self._made.clear()
-        if loaded is not None:
-            loaded.worker.close()
-            if loaded.recording is not None:
-                loaded.recording.close()
-
-    def _take(self, name: str, message: Any, convert: Callable[[], Any]) -> None:
-        """A sensor message into the buffer; one that cannot be read leaves its stream to grow old, and says why."""
-        try:
-            value = convert()
-        except conversions.ConversionError as error:
-            self.get_logger().warning(f"{name}: {error}", throttle_duration_sec=1.0)
-            value = None
-        with self.lock:
-            if self.loaded is not None:
-                stamp_s = conversions.seconds(message.header.stamp)
-                self.loaded.controller.buffer.put(name, stamp_s, value, self.now_s())
 
     def _hold(self, action: Callable[[Controller], Any]) -> None:
         with self.lock:
@@ -214,54 +265,6 @@ class ControllerNode(Node):
         if tick.ended is not None and self._tasks is not None:
             self._tasks.ended(tick.ended)
 
-    def _arm(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        """Arming decides again, from the disk and before the lock is taken."""
-
-        def arm(controller: Controller) -> None:
-            if request.data:
-                self._require_sole_command()
-            controller.arm(request.data)
-
-        loaded = self.loaded
-        try:
-            if request.data and loaded is not None:
-                loaded.gatekeeper.may_arm(loaded.worker.ready)
-        except NotAllowed as error:
-            self.get_logger().warning(f"not armed: {error}")
-            self.publish_status()
-            response.success, response.message = False, str(error)
-            return response
-        response.success, response.message = self.do(arm)
-        return response
-
-    def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success, response.message = self.do(lambda controller: controller.stop())
-        return response
-
-    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Start a dead worker again, then reset; the arm stays disarmed."""
-        try:
-            revive(self.loaded, self.lock)
-        except DropGateRuntimeError as error:
-            response.success, response.message = False, str(error)
-            return response
-
-        def reset(controller: Controller) -> None:
-            self._require_no_rival()
-            controller.reset_fault()
-
-        response.success, response.message = self.do(reset)
-        return response
-
-    def _require_no_rival(self) -> None:
-        if self._outputs is not None and (rivals := self._outputs.rivals()):
-            raise NotAllowed(rivals)
-
-    def _require_sole_command(self) -> None:
-        self._require_no_rival()
-        if self._outputs is not None and (unheard := self._outputs.unheard()):
-            raise NotAllowed(unheard)
-
     def _heartbeat(self) -> None:
         self._beat += 1
         if self.loaded is not None and self._outputs is not None and self.loaded.controller.state in ON_TASK:
@@ -271,11 +274,10 @@ class ControllerNode(Node):
         self.publish_status()
 
     def publish_status(self) -> None:
-        """The newest status, at once."""
+        """The newest status, at once; sent under the lock, so that no older one follows and stays."""
         with self.lock:
             stamp = self.get_clock().now().to_msg()
-            message = reports.status(self.loaded, stamp, self.now_s(), self._beat, self._why)
-        self._status.publish(message)
+            self._status.publish(reports.status(self.loaded, stamp, self.now_s(), self._beat, self._why))
 
     def _diagnose(self) -> None:
         with self.lock:
@@ -288,7 +290,7 @@ class ControllerNode(Node):
 
 def main() -> None:
     """Console script."""
-    run_node(ControllerNode)
+    run_node(ControllerNode, stop=ControllerNode.end, rests=lambda node: node.over)
 
 
 if __name__ == "__main__":

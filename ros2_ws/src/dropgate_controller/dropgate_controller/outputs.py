@@ -34,18 +34,25 @@ class Outputs:
         kind = TwistStamped if station.kind is CommandKind.TWIST else JointTrajectory
         kind = Float64MultiArray if station.stream_hz else kind
         self._commands = self._publisher(kind, station.command_topic) if station.enable_motion else None
-        streams = self._commands is not None and station.stream_hz > 0.0
-        self._stream = PositionOut(self._commands.publish, station.stream_hz, node.now_s) if streams else None
         gripper = station.enable_motion and station.gripper_topic
         self._gripper = self._publisher(Float64, station.gripper_topic) if gripper else None
         self._raw = self._publisher(ActionChunkMsg, "~/chunk_raw")
         self._safe = self._publisher(ActionChunkMsg, "~/chunk_safe")
         self._diagnostics = self._publisher(DiagnosticArray, "/diagnostics")
+        self._stream: PositionOut | None = None
+        if self._commands is not None and station.stream_hz > 0.0:
+            is_end = node.is_end
+            self._stream = PositionOut(self._commands.publish, station.stream_hz, node.now_s, is_end=is_end)
 
     @property
     def moves(self) -> bool:
         """Commands reach the robot: this is not shadow mode."""
         return self._commands is not None
+
+    @property
+    def playing(self) -> bool:
+        """A stop that was commanded is still being played from here."""
+        return self._stream is not None and self._stream.playing
 
     def send(self, command: SafeTrajectory) -> None:
         """Gripper first: who waits for the arm's command finds both. A joint command is looked at last: what has become

@@ -26,22 +26,29 @@ class PositionOut:
         rate_hz: of them.
         now_s: ROS time [s], in which commands begin.
         steady_s: a clock that nobody sets [s]: what is being played goes on in it.
+        is_end: see Ticker.
     """
 
     def __init__(
         self, publish: Callable[[Float64MultiArray], None], rate_hz: float, now_s: Callable[[], float],
-        steady_s: Callable[[], float] = time.monotonic,
+        steady_s: Callable[[], float] = time.monotonic, is_end: Callable[[Exception], bool] = lambda error: False,
     ) -> None:  # fmt: skip
         self._publish, self._now_s, self._steady_s, self._ahead_s = publish, now_s, steady_s, 0.0
         self._stream, self._lock = PositionStream(rate_hz), threading.Lock()
-        self._ticker = Ticker(self._turn)
+        self._playing = False
+        self._ticker = Ticker(self._turn, is_end)
         self._ticker.start()
+
+    @property
+    def playing(self) -> bool:
+        """A command has not been played to its end."""
+        return self._playing
 
     def take(self, command: SafeTrajectory) -> None:
         """Play this one from now on. Raises ContractError for a twist."""
         with self._lock:
             self._stream.take(command)
-            self._ahead_s = self._now_s() - self._steady_s()
+            self._ahead_s, self._playing = self._now_s() - self._steady_s(), True
 
     def close(self) -> None:
         """No more set-points after this returns."""
@@ -51,6 +58,7 @@ class PositionOut:
         with self._lock:
             steady = self._steady_s()
             place = self._stream.positions(steady + self._ahead_s, steady)
+            self._playing = place is not None
         if place is not None:
             self._publish(Float64MultiArray(data=place.tolist()))
         return self._stream.period_s

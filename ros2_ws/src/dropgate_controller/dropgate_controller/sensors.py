@@ -17,22 +17,30 @@ from dropgate_controller.assembly import Loaded
 from runtime.control.controller import Controller
 from runtime.control.observation import JOINTS, TCP
 
-Take = Callable[[str, Any, Callable[[], Any]], None]
 Do = Callable[[Callable[[Controller], Any]], Any]
 
 
-def subscribe(node: Node, loaded: Loaded, take: Take, hold: Do, reliable: QoSProfile) -> Iterator[Any]:
+def subscribe(node: Node, loaded: Loaded, hold: Do, reliable: QoSProfile) -> Iterator[Any]:
     """Make every subscription.
 
     Args:
-        node: theirs.
+        node: theirs; its `now_s` is when a sample came.
         loaded: what is configured.
-        take: called with stream, message and a function that converts it or raises ConversionError.
         hold: acts on the controller between two ticks, never within one.
         reliable: for permissions.
     """
     station = loaded.station
     specs = {spec.key: spec for spec in loaded.artifact.manifest.policy.observation.images}
+
+    def take(name: str, message: Any, convert: Callable[[], Any]) -> None:
+        """Into the buffer; what cannot be read leaves its stream to grow old, and says why."""
+        try:
+            value = convert()
+        except conversions.ConversionError as error:
+            node.get_logger().warning(f"{name}: {error}", throttle_duration_sec=1.0)
+            value = None
+        stamp_s = conversions.seconds(message.header.stamp)
+        hold(lambda controller: controller.buffer.put(name, stamp_s, value, node.now_s()))
 
     def hear(kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
         return node.create_subscription(kind, topic, callback, qos)

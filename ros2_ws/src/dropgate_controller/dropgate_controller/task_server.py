@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dropgate_interfaces.action import RunTask
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 
@@ -63,13 +64,23 @@ class TaskServer:
         if self._goal is not None:
             self._server.finish(self._goal)
 
+    @property
+    def busy(self) -> bool:
+        """A goal is on, or its result has not been given yet."""
+        return self._goal is not None
+
     def close(self) -> None:
-        """Off the graph; a goal that is on is aborted."""
+        """Off the graph; a goal that is on is aborted, if there is still somebody to tell."""
         self._node.destroy_timer(self._timer)
-        if self._goal is not None and self._goal.is_active:
-            self._goal.abort()
-        self._goal = None
-        self._server.destroy()
+        goal, self._goal = self._goal, None
+        try:
+            if goal is not None and goal.is_active:
+                goal.abort()
+        except RCLError:
+            if self._node.context.ok():
+                raise
+        finally:
+            self._server.destroy()
 
     def _wanted(self, request: RunTask.Goal) -> GoalResponse:
         loaded = self._node.loaded

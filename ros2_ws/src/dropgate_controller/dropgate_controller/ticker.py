@@ -17,11 +17,15 @@ class Ticker:
     """Calls `work` every `work()` seconds of wall time on an absolute schedule; a late turn is dropped, not caught up.
 
     An exception ends the whole process: a loop that has died must not leave a node that looks alive, and an arm whose
-    commands end comes to rest by itself.
+    commands end comes to rest by itself. Unless it only says that there is nobody left to talk to.
+
+    Args:
+        work: one turn; gives the seconds to the next one.
+        is_end: whether an exception means that everything has ended around the loop, which then ends too.
     """
 
-    def __init__(self, work: Callable[[], float]) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[], float], is_end: Callable[[Exception], bool] = lambda error: False) -> None:
+        self._work, self._is_end = work, is_end
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
 
@@ -40,7 +44,9 @@ class Ticker:
         while not self._over.wait(max(0.0, due - time.monotonic())):
             try:
                 period_s = self._work()
-            except Exception:
+            except Exception as error:
+                if self._is_end(error):
+                    return
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(FAILED)
