@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from ros_station import TOPIC, Station, patient_artifact, result_of, wait_for  #
 from std_srvs.srv import SetBool  # noqa: E402
 
 from runtime.contract.conventions import Verdict  # noqa: E402
+from runtime.control.state import State  # noqa: E402
 
 PATIENCE_S = 60.0
 
@@ -287,3 +289,54 @@ def test_an_arming_that_is_not_possible_now_is_not_decided_about(artifact, tmp_p
         assert (decided[-1]["when"], decided[-1]["motion"]) == ("arm", True)
         assert "armed is not possible while armed" in refusal()
         assert cell.decisions() == decided
+
+
+def test_joint_commands_end_at_rest_when_the_process_is_terminated(tmp_path):
+    for library, extra in {"mujoco": "sim", "ruckig": "control", "pinocchio": "control"}.items():
+        pytest.importorskip(library, reason=f"{library} not installed. Next: pip install -e '.[{extra}]'")
+    from dropgate_sim.fault_station import FaultStation
+
+    folder = tmp_path / "recordings"
+
+    def recorded(sections: dict) -> None:
+        sections["dropgate_controller"]["ros__parameters"]["record_dir"] = str(folder)
+
+    robot = Path(__file__).resolve().parent.parent / "launch" / "config" / "ur5e.yaml"
+    with FaultStation(robot, tmp_path / "cell", pace=0.5, patience_s=120.0, change=recorded) as cell:
+        cell.run()
+        process, children = cell.processes["controller"], children_of(cell.processes["controller"].pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE_S) == 0, cell.log("controller")
+        assert "Traceback" not in cell.log("controller")
+        assert children
+        wait_for(lambda: all(map(gone, children)), "the children to be gone")
+        wait_for(lambda: cell.speed() < 1e-3, "rest")
+        place = cell.arm.driver.arm.positions
+        cell.pass_time(0.3)
+        assert cell.arm.driver.arm.positions == pytest.approx(place, abs=1e-4), "at rest it stays"
+        assert not cell.false_stops
+    assert_replays(folder, "stop_requested")
+
+
+def test_a_node_does_not_rest_before_the_stop_in_its_stream_of_set_points_has_been_played():
+    pytest.importorskip("ruckig", reason="control: ruckig not installed. Next: pip install -e '.[control]'")
+    from arm_models import seven
+    from dropgate_controller.controller_node import ControllerNode
+    from dropgate_controller.position_out import PositionOut
+    from filter_world import Cell, joint_spec
+    from test_filter_properties import smooth
+
+    cell, got = Cell(seven(), joint_spec(seven())), []
+    assert cell.offer(smooth(cell)) == ""
+    command = cell.tick()
+    stream = PositionOut(got.append, 250.0, lambda: command.start_s)
+    controller = SimpleNamespace(state=State.FAULT_LATCHED)  # says that it rests as soon as the last command was given
+    node = SimpleNamespace(loaded=SimpleNamespace(controller=controller), _outputs=stream)
+    try:
+        assert ControllerNode.rests.fget(node)
+        stream.take(command)
+        assert not ControllerNode.rests.fget(node)
+        wait_for(lambda: ControllerNode.rests.fget(node), "the end of the stop")
+    finally:
+        stream.close()
+    assert got[-1].data == pytest.approx(command.positions[-1].tolist(), abs=1e-12)
