@@ -22,7 +22,7 @@ pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not bui
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from ros_station import TOPIC, Station, patient_artifact, result_of, wait_for  # noqa: E402
-from std_srvs.srv import SetBool  # noqa: E402
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from runtime.contract.conventions import Verdict  # noqa: E402
 from runtime.control.state import State  # noqa: E402
@@ -243,19 +243,27 @@ controller_node.main()
 
 
 class OddStation(Station):
-    """Its controller's first configure fails after it has begun to subscribe."""
+    """Its controller is another program."""
+
+    program = ""
 
     def launch(self, name: str) -> None:
         if name != "controller":
             super().launch(name)
             return
-        command = [sys.executable, "-c", FAILS_ONCE, "--ros-args", "--params-file", str(self._file)]
+        command = [sys.executable, "-c", self.program, "--ros-args", "--params-file", str(self._file)]
         with (self._tmp / "controller.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
 
 
+class FirstConfigureFails(OddStation):
+    """After it has begun to subscribe."""
+
+    program = FAILS_ONCE
+
+
 def test_what_nobody_foresaw_refuses_configure_too_and_the_next_one_moves_the_arm(artifact, tmp_path):
-    with OddStation(artifact, tmp_path) as cell:
+    with FirstConfigureFails(artifact, tmp_path) as cell:
         assert not cell.operator.transition("configure")
         wait_for(lambda: "the graph is out of order" in cell.operator.status.text, lambda: str(cell.operator.status))
         assert "in _connect" in cell.log(), "where"
@@ -340,3 +348,36 @@ def test_a_node_does_not_rest_before_the_stop_in_its_stream_of_set_points_has_be
     finally:
         stream.close()
     assert got[-1].data == pytest.approx(command.positions[-1].tolist(), abs=1e-12)
+
+
+STOP_RAISES = """
+from dropgate_controller import controller_node, operator_services
+
+def broken(*given):
+    raise RuntimeError("a callback is broken")
+
+operator_services.OperatorServices._stop = broken
+controller_node.main()
+"""
+
+
+class StopRaises(OddStation):
+    """The worst of all callbacks."""
+
+    program = STOP_RAISES
+
+
+def test_a_callback_that_raises_ends_the_process_but_brakes_the_arm_first(artifact, tmp_path):
+    folder = tmp_path / "recordings"
+    with StopRaises(artifact, tmp_path, record_dir=str(folder)) as cell:
+        cell.bring_up()
+        cell.run()
+        process = cell.processes["controller"]
+        children = children_of(process.pid)
+        cell.operator._calls["stop"].call_async(Trigger.Request())
+        assert process.wait(timeout=PATIENCE_S) == 1
+        assert "a callback is broken" in cell.log()
+        assert children
+        wait_for(lambda: all(map(gone, children)), "the worker to be gone")
+        wait_for(lambda: not np.any(cell.arm.received[-1][1]), "the last command to be rest")
+    assert_replays(folder, "stop_requested")
