@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not bui
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from ros_station import TOPIC, Station, patient_artifact, result_of, wait_for  # noqa: E402
-from std_srvs.srv import SetBool  # noqa: E402
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from runtime.contract.conventions import Verdict  # noqa: E402
+from runtime.control.state import State  # noqa: E402
 
 PATIENCE_S = 60.0
 
@@ -241,19 +243,27 @@ controller_node.main()
 
 
 class OddStation(Station):
-    """Its controller's first configure fails after it has begun to subscribe."""
+    """Its controller is another program."""
+
+    program = ""
 
     def launch(self, name: str) -> None:
         if name != "controller":
             super().launch(name)
             return
-        command = [sys.executable, "-c", FAILS_ONCE, "--ros-args", "--params-file", str(self._file)]
+        command = [sys.executable, "-c", self.program, "--ros-args", "--params-file", str(self._file)]
         with (self._tmp / "controller.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
 
 
+class FirstConfigureFails(OddStation):
+    """After it has begun to subscribe."""
+
+    program = FAILS_ONCE
+
+
 def test_what_nobody_foresaw_refuses_configure_too_and_the_next_one_moves_the_arm(artifact, tmp_path):
-    with OddStation(artifact, tmp_path) as cell:
+    with FirstConfigureFails(artifact, tmp_path) as cell:
         assert not cell.operator.transition("configure")
         wait_for(lambda: "the graph is out of order" in cell.operator.status.text, lambda: str(cell.operator.status))
         assert "in _connect" in cell.log(), "where"
@@ -287,3 +297,87 @@ def test_an_arming_that_is_not_possible_now_is_not_decided_about(artifact, tmp_p
         assert (decided[-1]["when"], decided[-1]["motion"]) == ("arm", True)
         assert "armed is not possible while armed" in refusal()
         assert cell.decisions() == decided
+
+
+def test_joint_commands_end_at_rest_when_the_process_is_terminated(tmp_path):
+    for library, extra in {"mujoco": "sim", "ruckig": "control", "pinocchio": "control"}.items():
+        pytest.importorskip(library, reason=f"{library} not installed. Next: pip install -e '.[{extra}]'")
+    from dropgate_sim.fault_station import FaultStation
+
+    folder = tmp_path / "recordings"
+
+    def recorded(sections: dict) -> None:
+        sections["dropgate_controller"]["ros__parameters"]["record_dir"] = str(folder)
+
+    robot = Path(__file__).resolve().parent.parent / "launch" / "config" / "ur5e.yaml"
+    with FaultStation(robot, tmp_path / "cell", pace=0.5, patience_s=120.0, change=recorded) as cell:
+        cell.run()
+        process, children = cell.processes["controller"], children_of(cell.processes["controller"].pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE_S) == 0, cell.log("controller")
+        assert "Traceback" not in cell.log("controller")
+        assert children
+        wait_for(lambda: all(map(gone, children)), "the children to be gone")
+        wait_for(lambda: cell.speed() < 1e-3, "rest")
+        place = cell.arm.driver.arm.positions
+        cell.pass_time(0.3)
+        assert cell.arm.driver.arm.positions == pytest.approx(place, abs=1e-4), "at rest it stays"
+        assert not cell.false_stops
+    assert_replays(folder, "stop_requested")
+
+
+def test_a_node_does_not_rest_before_the_stop_in_its_stream_of_set_points_has_been_played():
+    pytest.importorskip("ruckig", reason="control: ruckig not installed. Next: pip install -e '.[control]'")
+    from arm_models import seven
+    from dropgate_controller.controller_node import ControllerNode
+    from dropgate_controller.position_out import PositionOut
+    from filter_world import Cell, joint_spec
+    from test_filter_properties import smooth
+
+    cell, got = Cell(seven(), joint_spec(seven())), []
+    assert cell.offer(smooth(cell)) == ""
+    command = cell.tick()
+    stream = PositionOut(got.append, 250.0, lambda: command.start_s)
+    controller = SimpleNamespace(state=State.FAULT_LATCHED)  # says that it rests as soon as the last command was given
+    node = SimpleNamespace(loaded=SimpleNamespace(controller=controller), _outputs=stream)
+    try:
+        assert ControllerNode.rests.fget(node)
+        stream.take(command)
+        assert not ControllerNode.rests.fget(node)
+        wait_for(lambda: ControllerNode.rests.fget(node), "the end of the stop")
+    finally:
+        stream.close()
+    assert got[-1].data == pytest.approx(command.positions[-1].tolist(), abs=1e-12)
+
+
+STOP_RAISES = """
+from dropgate_controller import controller_node, operator_services
+
+def broken(*given):
+    raise RuntimeError("a callback is broken")
+
+operator_services.OperatorServices._stop = broken
+controller_node.main()
+"""
+
+
+class StopRaises(OddStation):
+    """The worst of all callbacks."""
+
+    program = STOP_RAISES
+
+
+def test_a_callback_that_raises_ends_the_process_but_brakes_the_arm_first(artifact, tmp_path):
+    folder = tmp_path / "recordings"
+    with StopRaises(artifact, tmp_path, record_dir=str(folder)) as cell:
+        cell.bring_up()
+        cell.run()
+        process = cell.processes["controller"]
+        children = children_of(process.pid)
+        cell.operator._calls["stop"].call_async(Trigger.Request())
+        assert process.wait(timeout=PATIENCE_S) == 1
+        assert "a callback is broken" in cell.log()
+        assert children
+        wait_for(lambda: all(map(gone, children)), "the worker to be gone")
+        wait_for(lambda: not np.any(cell.arm.received[-1][1]), "the last command to be rest")
+    assert_replays(folder, "stop_requested")
