@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import ros_domains
 
 if TYPE_CHECKING:
     from rclpy import Context
@@ -31,13 +32,14 @@ for _name, _value in {
     "MPLCONFIGDIR": str(_SCRATCH / "matplotlib"),
     "OMP_NUM_THREADS": "1",
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    "ROS_DOMAIN_ID": str(os.getpid() % 100 + 1),
     "ROS_LOG_DIR": str(_SCRATCH / "ros"),
     "TOKENIZERS_PARALLELISM": "false",
 }.items():
     os.environ.setdefault(_name, _value)
 if "PYTEST_XDIST_WORKER" in os.environ:  # it has inherited its parent's; workers must not hear each other
-    os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 100 + 1)
+    os.environ.pop("ROS_DOMAIN_ID", None)
+if "ROS_DOMAIN_ID" not in os.environ:
+    os.environ["ROS_DOMAIN_ID"] = ros_domains.take(ros_domains.TESTS)
 
 # A runner that starts us in the background (nohup, `&` in a script) hands SIGINT on as ignored, and children inherit
 # it: tests that press Ctrl-C would wait for ever.

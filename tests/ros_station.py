@@ -103,7 +103,7 @@ class Arm(Node):
     def __init__(self, context: rclpy.Context) -> None:
         super().__init__("arm", context=context)
         self.place, self.twist, self.twist_s = np.zeros(3), np.zeros(6), -np.inf
-        self.received: list[tuple[float, np.ndarray]] = []
+        self.received: list[tuple[int, np.ndarray]] = []  # (the sender's stamp [ns], twist)
         self.gripper: list[float] = []
         self.silent: set[str] = set()
         self.frozen: set[str] = set()
@@ -127,7 +127,8 @@ class Arm(Node):
         t = message.twist
         self.twist = np.array([t.linear.x, t.linear.y, t.linear.z, t.angular.x, t.angular.y, t.angular.z])
         self.twist_s = time.monotonic()
-        self.received.append((self.twist_s, self.twist))
+        stamp = message.header.stamp
+        self.received.append((stamp.sec * 10**9 + stamp.nanosec, self.twist))
 
     def _step(self) -> None:
         if self.speed:
@@ -287,6 +288,17 @@ class Station:
         assert handle.accepted
         wait_for(lambda: self.arm.speed > 0.1, lambda: f"motion: {self.log()}")
         return handle
+
+    def run_and_cancel(self, commands: int = 10) -> object:
+        """A task that ends when so many commands have arrived in motion, however slow the machine is; its result."""
+        handle, before = self.run(), len(self.arm.received)
+        wait_for(lambda: len(self.arm.received) >= before + commands, lambda: f"commands: {self.log()}")
+        assert result_of(handle.cancel_goal_async(), "the cancellation").goals_canceling
+        return result_of(handle.get_result_async(), "the result").result
+
+    def wait_rest(self) -> None:
+        """Until the last command that arrived is to stand still: a result may overtake it."""
+        wait_for(lambda: not self.arm.received[-1][1][:3].any(), lambda: f"the command to stand still: {self.log()}")
 
     def state(self) -> str:
         """From the latest status."""

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import rclpy
+import ros_domains
 from dropgate_interfaces.msg import SceneStatus
 from dropgate_interfaces.srv import ResetScene
 from dropgate_sim.question import Question
@@ -35,6 +36,7 @@ STREAMS = {
     "agentview": (Image, "/agentview/image_raw"),
     "wrist": (Image, "/wrist/image_raw"),
 }
+KEPT = 200  # messages of each stream
 PATIENCE_S = 240.0  # of every wait: a limit for hangs, no measurement
 
 
@@ -42,21 +44,16 @@ def ns(stamp) -> int:
     return stamp.sec * 10**9 + stamp.nanosec
 
 
-def own_domain() -> str:
-    """A ROS domain that other tests are unlikely to be in."""
-    return str(random.SystemRandom().randint(1, 101))
-
-
 class RobotProcess:
-    """`sim_robot_node` as a child process in its own ROS domain."""
+    """`sim_robot_node` as a child process in a ROS domain of its own."""
 
-    def __init__(self, domain: str, log: Path, **parameters) -> None:
+    def __init__(self, log: Path, **parameters) -> None:
         given = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
-        self.log = log
+        self.log, self.domain = log, ros_domains.take(ros_domains.ROBOTS)
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dropgate_sim.sim_robot_node", "--ros-args", *given],
-                env={**os.environ, "ROS_DOMAIN_ID": domain, "LP_NUM_THREADS": "1"},
+                env={**os.environ, "ROS_DOMAIN_ID": self.domain, "LP_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             )  # fmt: skip
 
@@ -73,20 +70,26 @@ class RobotProcess:
         """Whatever happened, it is gone."""
         self.process.kill()
         self.process.wait()
+        ros_domains.free(self.domain)
 
 
 class Client:
-    """Keeps the newest message of every stream, and all scenes and clocks. Every wait fails if the robot dies."""
+    """Keeps what it heard last of every stream, and all scenes and clocks. Every wait fails if the robot dies.
 
-    def __init__(self, domain: str, robot: RobotProcess) -> None:
+    Streams are best effort: any message may be lost, and one of an earlier instant may still come. So what belongs
+    together is found in `heard`, by the messages' own stamps.
+    """
+
+    def __init__(self, robot: RobotProcess) -> None:
         self._robot = robot
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=int(domain))
+        rclpy.init(context=self._context, domain_id=int(robot.domain))
         self._node = rclpy.create_node("client", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._clients: dict = {}
         self.newest: dict = {}
+        self.heard: dict[str, dict[int, object]] = {name: {} for name in STREAMS}  # stamp [ns] -> message
         self.counts: dict[str, int] = defaultdict(int)
         self.scenes: list[SceneStatus] = []
         self.clock_ns: list[int] = []
@@ -102,6 +105,10 @@ class Client:
     def _take(self, name: str, message) -> None:
         self.newest[name] = message
         self.counts[name] += 1
+        heard = self.heard[name]
+        heard[ns(message.header.stamp)] = message
+        if len(heard) > KEPT:
+            del heard[next(iter(heard))]
 
     @property
     def scene(self) -> SceneStatus:
@@ -126,14 +133,21 @@ class Client:
             self.spin()
 
     def observed(self, after_ns: int = 0) -> int:
-        """Wait until all four streams show one instant after `after_ns`; that instant."""
+        """Wait until all four streams have shown one instant after `after_ns`; the last such instant, now `newest`."""
 
-        def whole() -> bool:
-            stamps = set(self.stamps.values())
-            return len(self.newest) == len(STREAMS) and len(stamps) == 1 and min(stamps) > after_ns
+        def common() -> set[int]:
+            return {stamp for stamp in set.intersection(*map(set, self.heard.values())) if stamp > after_ns}
 
-        self.until(whole, f"an observation after {after_ns}")
-        return next(iter(self.stamps.values()))
+        self.until(common, f"an observation after {after_ns}")
+        stamp = max(common())
+        self.newest = {name: heard[stamp] for name, heard in self.heard.items()}
+        return stamp
+
+    def reach(self, names: Iterable[str], stamp_ns: int) -> None:
+        """Wait until each of these streams has shown `stamp_ns` or a later instant."""
+        self.until(
+            lambda: all(max(self.heard[name], default=0) >= stamp_ns for name in names), f"{names} at {stamp_ns}"
+        )
 
     def pixels(self, camera: str) -> np.ndarray:
         message = self.newest[camera]

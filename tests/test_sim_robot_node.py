@@ -15,7 +15,7 @@ pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not bui
 from builtin_interfaces.msg import Duration
 from dropgate_sim.commands import OSC_SCALE, STEP_NS, STEP_S
 from dropgate_sim.sim_robot import ARM_JOINTS, JOINTS
-from sim_robot_client import STREAMS, Client, RobotProcess, ns, own_domain
+from sim_robot_client import STREAMS, Client, RobotProcess, ns
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.slow]
@@ -25,10 +25,9 @@ SIZE = 32
 @contextlib.contextmanager
 def running(folder, **parameters):
     """A client whose robot has published and listens; the robot ends with the block, cleanly if nothing failed."""
-    domain = own_domain()
-    robot = RobotProcess(domain, folder / "robot.log", image_size=SIZE, **parameters)
+    robot = RobotProcess(folder / "robot.log", image_size=SIZE, **parameters)
     try:
-        with contextlib.closing(Client(domain, robot)) as client:
+        with contextlib.closing(Client(robot)) as client:
             client.observed()
             client.meet()
             yield client
@@ -123,20 +122,23 @@ def test_nothing_moves_before_the_first_command_and_late_joiners_are_served(lock
 
 
 def test_time_goes_on_without_motion_when_the_commander_falls_silent(tmp_path) -> None:
-    heights = {}
     with running(tmp_path, hold_after_s=0.05) as client:
-        stamp = client.observed()
+        began = client.observed()
         client.spin(0.3)
         assert client.scene.steps == 0, "patience begins with the first command"
-        heights[0] = client.newest["tcp"].pose.position.z
-        client.twist([0, 0, 0.5, 0, 0, 0], stamp)
-        while client.scene.steps < 12:
-            stamp = client.observed(stamp)
-            heights[client.scene.steps] = client.newest["tcp"].pose.position.z
+        first = client.newest["tcp"].pose.position.z
+        client.twist([0, 0, 0.5, 0, 0, 0], began)
+        client.until(lambda: client.scene.steps >= 12, "12 steps")
+        client.reach(["tcp"], began + 12 * STEP_NS)
+        client.until(lambda: sum(stamp >= began + 11 * STEP_NS for stamp in client.heard["tcp"]) >= 2, "two at rest")
+        heights = {
+            (stamp - began) // STEP_NS: message.pose.position.z for stamp, message in client.heard["tcp"].items()
+        }
         assert client.scene.commands == 1
-    assert max(heights.values()) - heights[0] > 0.004, "the command held for its 0.1 s"
-    last = [heights[step] for step in sorted(heights)[-2:]]
-    assert abs(last[1] - last[0]) < 5e-4
+    assert max(heights.values()) - first > 0.004, "the command held for its 0.1 s"
+    one, two = sorted(heights)[-2:]
+    assert one >= 11
+    assert abs(heights[two] - heights[one]) < 5e-4
 
 
 def test_commands_that_are_refused_move_nothing_and_are_reported(lockstep) -> None:
@@ -170,32 +172,40 @@ def advance(client: Client, steps: int) -> None:
         client.until(lambda before=before: client.scene.steps > before, "the next step")
 
 
+def repeated(client: Client, *names: str) -> None:
+    """Wait until what is published now was heard three times: whatever was under way before it has come too."""
+    client.until(lambda: all(client.counts[name] >= 3 for name in names), "three repetitions")
+
+
 @pytest.fixture
 def fault(lockstep):
-    """Sets a fault in a fresh scene; it is cleared afterwards."""
+    """Sets a fault in a fresh scene; gives the client and an instant from which on all was published with the fault."""
     lockstep.stand(2, 0)
     advance(lockstep, 2)
 
-    def set_fault(name: str) -> Client:
+    def set_fault(name: str) -> tuple[Client, int]:
         assert lockstep.set("fault", name) == (True, "")
         advance(lockstep, 1)
         assert lockstep.scene.fault == name
-        lockstep.newest.clear()
-        lockstep.counts.clear()
+        since = ns(lockstep.scene.header.stamp)
         advance(lockstep, 4)
-        lockstep.spin(0.2)
-        return lockstep
+        lockstep.counts.clear()
+        return lockstep, since
 
     yield set_fault
     assert lockstep.set("fault", "none")[0]
 
 
 def test_fault_camera_drop(fault) -> None:
-    assert set(fault("camera_drop").newest) == {"joints", "tcp"}
+    client, since = fault("camera_drop")
+    client.reach(("joints", "tcp"), since + 4 * STEP_NS)
+    repeated(client, "joints", "tcp")
+    assert all(max(client.heard[camera]) < since for camera in ("agentview", "wrist"))
 
 
 def test_fault_camera_freeze(fault, lockstep) -> None:
-    client = fault("camera_freeze")
+    client, since = fault("camera_freeze")
+    client.observed(since + 3 * STEP_NS)
     before = {camera: client.pixels(camera).copy() for camera in ("agentview", "wrist")}
     stamps = client.stamps
     client.twist([0.5, 0.5, 0.5, 0, 0, 0], ns(client.scene.header.stamp))
@@ -208,24 +218,34 @@ def test_fault_camera_freeze(fault, lockstep) -> None:
 
 
 def test_fault_stale_stamps(fault) -> None:
-    client = fault("stale_stamps")
-    now = client.clock_ns[-1]
+    client, since = fault("stale_stamps")
+    now = ns(client.scene.header.stamp)
+    assert now == since + 4 * STEP_NS
+    repeated(client, *STREAMS)
     assert all(now - stamp >= 3 * STEP_NS for stamp in client.stamps.values())
 
 
 def test_fault_joint_reorder(fault) -> None:
-    joints = fault("joint_reorder").newest["joints"]
+    client, since = fault("joint_reorder")
+    client.reach(["joints"], since)
+    joints = client.newest["joints"]
     assert sorted(joints.name) == sorted(JOINTS)
     assert tuple(joints.name) != JOINTS
     assert joints.position[list(joints.name).index("panda_finger_joint1")] == pytest.approx(0.04, abs=0.005)
 
 
 def test_fault_joint_missing(fault) -> None:
-    assert tuple(fault("joint_missing").newest["joints"].name) == JOINTS[:-1]
+    client, since = fault("joint_missing")
+    client.reach(["joints"], since)
+    assert tuple(client.newest["joints"].name) == JOINTS[:-1]
 
 
 def test_fault_joint_stop(fault) -> None:
-    assert "joints" not in fault("joint_stop").newest
+    client, since = fault("joint_stop")
+    others = set(STREAMS) - {"joints"}
+    client.reach(others, since + 4 * STEP_NS)
+    repeated(client, *others)
+    assert max(client.heard["joints"]) < since
 
 
 def test_parameters_say_what_is_allowed(lockstep) -> None:
@@ -280,7 +300,7 @@ def test_joint_trajectories_are_followed_over_the_topics(tmp_path) -> None:
     ],
 )
 def test_a_robot_that_cannot_start_says_why_in_one_sentence(tmp_path, parameters, said) -> None:
-    robot = RobotProcess(own_domain(), tmp_path / "robot.log", **parameters)
+    robot = RobotProcess(tmp_path / "robot.log", **parameters)
     try:
         assert robot.process.wait(timeout=240.0) == 1
     finally:
