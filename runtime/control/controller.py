@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 from runtime.control.punctual import PunctualLoop
-from runtime.control.state import Event, NotAllowed
+from runtime.control.state import ON_TASK, Event, NotAllowed
 from runtime.control.state_map import ObservationProblem
 from runtime.control.task import Task
 from runtime.telemetry import Incident, StopCause
@@ -14,6 +14,16 @@ from runtime.telemetry import Incident, StopCause
 
 class Controller(PunctualLoop):
     """Call `tick` at a fixed rate and the rest between ticks. What is not possible now raises NotAllowed, with why."""
+
+    @property
+    def queue_s(self) -> float:
+        """Content left of the chunk in use [s]."""
+        return self._scheduler.left_s
+
+    @property
+    def tempo(self) -> float:
+        """Share of the policy's own speed that was last commanded; 0 outside a task."""
+        return self._tempo if self.state in ON_TASK else 0.0
 
     def activate(self) -> None:
         """From now on the arm may be armed. Raises NotAllowed."""

@@ -55,16 +55,6 @@ class ControlLoop:
         """Where the machine is."""
         return self.machine.state
 
-    @property
-    def queue_s(self) -> float:
-        """Content left of the chunk in use [s]."""
-        return self._scheduler.left_s
-
-    @property
-    def tempo(self) -> float:
-        """Share of the policy's own speed that was last commanded; 0 outside a task."""
-        return self._tempo if self.state in ON_TASK else 0.0
-
     def fault(self, cause: StopCause, text: str) -> None:
         """Stop and latch. The first cause is kept, later ones are appended."""
         if self.state in (State.UNCONFIGURED, State.INACTIVE):
