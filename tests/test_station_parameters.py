@@ -148,6 +148,14 @@ def test_only_liberos_arm_takes_deltas_as_they_are_meant(context) -> None:
         assert other.meaning(action).scale[0] == action.scale[0] / 4
 
 
+def test_a_command_carries_more_fresh_motion_than_a_tick_uses_up(context) -> None:
+    slow = {"limits__commit_s": "0.1", "limits__splice_s": "0.08", "send_within_s": "0.05"}
+    with controller(context, tick_hz="50.0", **slow) as node, refused("creep from stop to stop"):
+        parameters.read(node, policy_spec())
+    with controller(context, tick_hz="60.0", **slow) as node:
+        parameters.read(node, policy_spec())
+
+
 @pytest.mark.parametrize("given", [{"require_permit": "false"}, {"lockstep": "true"}])
 def test_a_real_arm_has_a_guard_and_real_time(context, given) -> None:
     with controller(context, enable_motion="true", **given) as node, refused("but the arm is real"):

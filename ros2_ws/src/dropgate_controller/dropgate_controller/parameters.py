@@ -147,6 +147,12 @@ def read(node: Node, policy: PolicySpec) -> Station:
         raise ParameterError(
             f"`send_within_s` is {settings.send_within_s:g}, expected less than `limits.splice_s`, {timing.splice_s:g}"
         )
+    fresh_s, tick_s = timing.commit_s - timing.splice_s, 1.0 / value(node, "tick_hz")
+    if checked and not fresh_s > tick_s + 1e-6:
+        raise ParameterError(
+            f"`limits.commit_s` is {fresh_s:g} s more than `limits.splice_s`, expected more than a tick, {tick_s:g} s: "
+            "the arm would creep from stop to stop"
+        )
     return Station(
         robot=value(node, "robot"),
         artifact=artifact_path(node),
