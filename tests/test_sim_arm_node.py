@@ -128,12 +128,15 @@ def test_faults_and_slider_are_parameters_and_topics_of_the_running_node():
         wait_for(lambda: heard["speed_scaling"] and heard["speed_scaling"][-1].data == 50.0, "the scaling")
         out.publish(goal(arm.driver.arm.names, np.add(arm.driver.arm.positions, [0.5, 0, 0, 0, 0, 0]), 2.0))
         wait_for(lambda: arm.driver.record.moving(), "motion")
+        before = arm.driver.now_ns
         assert arm.set_parameters([Parameter("fault", value="protective_stop")])[0].successful
-        since = arm.driver.now_ns
+        after = arm.driver.now_ns
         wait_for(lambda: heard["safety_mode"] and heard["safety_mode"][-1].data == 3, "the safety mode")
         wait_for(lambda: heard["speed_scaling"][-1].data == 0.0, "scaling 0")
         assert not heard["robot_program_running"][-1].data
-        wait_for(lambda: (arm.driver.record.stopped_after(since) or 9.0) < 0.2, "rest")
+        wait_for(lambda: arm.driver.record.stopped_after(after) is not None, "rest")
+        assert arm.driver.record.stopped_after(before) > 0.0, "it was in motion"
+        assert arm.driver.record.stopped_after(after) < 0.2
         assert not arm.set_parameters([Parameter("fault", value="bad")])[0].successful
         assert arm.set_parameters([Parameter("fault", value="joints_missing")])[0].successful
         wait_for(lambda: len(heard["joint_states"][-1].name) == 5, "a joint less")
