@@ -116,7 +116,7 @@ def change(cell: Station, transition: int) -> None:
 
 def test_told_to_end_while_the_worker_loads_it_does_not_wait_for_it(artifact, tmp_path):
     slow = tmp_path / "python"
-    slow.write_text("#!/bin/sh\nexec tail -f /dev/null\n", encoding="ascii")
+    slow.write_text("#!/bin/sh\nexec sleep 300\n", encoding="ascii")
     slow.chmod(0o755)
     with Station(artifact, tmp_path, guard=False, **{"worker.python": str(slow)}) as cell:
         process = cell.processes["controller"]

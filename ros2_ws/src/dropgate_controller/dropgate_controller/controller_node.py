@@ -182,7 +182,9 @@ class ControllerNode(Node):
         return True, state
 
     def require_no_rival(self) -> None:
-        """Raises NotAllowed if somebody else commands the arm."""
+        """Raises NotAllowed if somebody else commands the arm, or if this process is about to end."""
+        if self._told.is_set():
+            raise NotAllowed("this process was told to end")
         if self._outputs is not None and (rivals := self._outputs.rivals()):
             raise NotAllowed(rivals)
 
