@@ -181,6 +181,7 @@ def _inspect(options: argparse.Namespace) -> Answer:
         "action": {d.name: f"{d.low:g} to {d.high:g} {d.unit.value}, {d.scale:g} per 1.0" for d in policy.action.dims},
         "timing": f"{policy.action.horizon} steps of {policy.action.dt_s:g} s, {policy.action.kind.value}, hold "
         f"{policy.action.hold.value}",
+        **({"follows": f"{policy.action.follows:g} of a delta"} if policy.action.follows is not None else {}),
         "engine": f"opset {policy.engine.opset}, {policy.engine.precision.value}, providers "
         f"{', '.join(policy.engine.providers)}",
         "files": {entry.path: f"{entry.size} bytes, {entry.role.value}" for entry in manifest.files},

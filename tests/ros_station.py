@@ -233,8 +233,13 @@ class Station:
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes.values():
-            process.kill()
-            process.wait()
+            process.terminate()  # a killed one leaves its part of the graph in shared memory
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=4.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         self._executor.shutdown()
         self._thread.join(timeout=10)
         self.arm.destroy_node()

@@ -164,6 +164,23 @@ def test_no_measurement_is_no_permission(seconds: list[float]) -> None:
         delay_of(seconds, 0.05)
 
 
+@pytest.mark.parametrize("kind", [Kind.OVERLAP, Kind.ENSEMBLE])
+def test_a_chunk_that_was_slowed_speaks_about_the_instants_in_which_it_is_executed(kind: Kind) -> None:
+    blender, old = Blender(SPEC, Blend(kind, frozen_s=10.0, decay=100.0)), chunk(np.arange(H) / 10, 1.0, grip=0.5)
+    blender.keep(old, blender.meet(old, 1.0), slowed=2.0)
+    met = blender.meet(chunk(-1.0, 1.0 + 4 * DT, grip=0.5), 1.0 + 4 * DT)
+    assert met.values[:, 0] == pytest.approx(np.array([2, 2, 3, 3, 4, 4, 5, 5]) / 20), (
+        "half of a delta in half of its time"
+    )
+    assert met.values[:, GRIP] == pytest.approx(0.5)
+
+
+def test_rows_that_the_filter_cut_off_say_nothing() -> None:
+    blender, old, new = Blender(SPEC, Blend(Kind.OVERLAP, frozen_s=10.0)), chunk(0.4, 1.0), chunk(-0.2, 1.0 + DT)
+    blender.keep(old, blender.meet(old, 1.0), rows=3)
+    assert blender.meet(new, 1.0 + DT).values[:, 0] == pytest.approx([0.4, 0.4] + [-0.2] * (H - 2))
+
+
 def test_a_number_that_is_no_plan_is_refused_although_a_mean_would_hide_it() -> None:
     """Also for the next mean: what was refused has no voice."""
 

@@ -6,9 +6,12 @@ And what is refused leaves nothing: no process, no publisher, no decision about 
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,7 +98,7 @@ def test_a_lifecycle_shutdown_in_motion_brakes_first_and_gives_the_result(artifa
         cell.bring_up()
         asked = cell.run().get_result_async()
         children = children_of(cell.processes["controller"].pid)
-        change(cell, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+        change(cell, Transition.TRANSITION_ACTIVE_SHUTDOWN, asked.done)
         result = result_of(asked, lambda: f"the result: {cell.log()}").result
         assert (result.cause, result.text) == ("deactivated", "shut down")
         wait_for(lambda: all(map(gone, children)), "the worker to be gone")
@@ -107,11 +110,17 @@ def test_a_lifecycle_shutdown_in_motion_brakes_first_and_gives_the_result(artifa
     assert_replays(folder, "deactivated")
 
 
-def change(cell: Station, transition: int) -> None:
-    """Ask for it once, without an answer."""
-    client = cell.operator._calls["change_state"]
-    wait_for(client.service_is_ready, "the controller")
-    client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+def change(cell: Station, transition: int, happens: Callable[[], bool]) -> None:
+    """Ask for it, and again where a request is lost: without an answer."""
+    client, asked_s = cell.operator._calls["change_state"], [-math.inf]
+
+    def seen() -> bool:
+        if client.service_is_ready() and time.monotonic() - asked_s[0] > 5.0:
+            client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+            asked_s[0] = time.monotonic()
+        return happens()
+
+    wait_for(seen, lambda: f"transition {transition} to happen: {cell.log()}")
 
 
 def test_told_to_end_while_the_worker_loads_it_does_not_wait_for_it(artifact, tmp_path):
@@ -120,8 +129,7 @@ def test_told_to_end_while_the_worker_loads_it_does_not_wait_for_it(artifact, tm
     slow.chmod(0o755)
     with Station(artifact, tmp_path, guard=False, **{"worker.python": str(slow)}) as cell:
         process = cell.processes["controller"]
-        change(cell, Transition.TRANSITION_CONFIGURE)
-        wait_for(lambda: children_of(process.pid), "the worker")
+        change(cell, Transition.TRANSITION_CONFIGURE, lambda: bool(children_of(process.pid)))
         children = children_of(process.pid)
         process.send_signal(signal.SIGTERM)
         assert_ended_well(cell, children)

@@ -359,18 +359,42 @@ def test_a_stream_that_is_behind_changes_over_where_the_next_command_begins():
     assert np.linalg.norm(np.diff(sent, axis=0), axis=1).max() < 2.0 * np.median(steps[-20:])
 
 
-def test_a_command_in_a_time_that_was_set_back_is_played_at_once():
+@pytest.mark.parametrize("by_s", [-3.0, 3.0])
+def test_a_clock_that_is_set_while_the_stream_is_behind_makes_nothing_jump(by_s):
     cell = Cell(ARM, SPEC)
     cell.offer(smooth(cell))
-    first = cell.tick()
+    for _ in range(10):  # in motion
+        first = cell.tick()
+        cell.advance(0.02)
     stream = PositionStream(250.0)
     stream.take(first)
-    stream.positions(first.start_s + 0.01, 0.0)
-    stream.positions(first.start_s + 0.05, 0.04)  # 0.036 s behind
-    cell.advance(0.02)
+    sent = [stream.positions(first.start_s + t, t) for t in (0.0, 0.004, 0.04)]
+    assert stream.behind_s == pytest.approx(0.032)
     second = cell.tick()
-    back = 3.0
-    object.__setattr__(second, "start_s", second.start_s - back)
+    object.__setattr__(second, "start_s", second.start_s + by_s)  # made in the new time
+    stream.clock_stepped(by_s)
     stream.take(second)
-    now = second.start_s + 0.01
-    assert stream.positions(now, 0.044) == pytest.approx(second.at(now)[0])
+    t = 0.04
+    while (place := stream.positions(first.start_s + by_s + (t := t + 0.004), t)) is not None:
+        sent.append(place)
+    assert sent[-1] == pytest.approx(second.positions[-1], abs=1e-12)
+    fastest = np.abs(first.velocities).max()
+    assert np.abs(np.diff(sent, axis=0)).max() <= fastest * 1.06 * stream.period_s
+
+
+def test_a_stream_that_was_late_catches_up_within_the_limits_so_that_stops_are_soon_in_time_again():
+    cell, turn_s = Cell(ARM, SPEC), 0.004
+    cell.offer(smooth(cell))
+    stream, sent, began, behind = PositionStream(250.0), [], cell.now, []
+    for turn in range(250):
+        if turn % 5 == 0:
+            if turn % 50 == 0 and turn:
+                cell.offer(smooth(cell))
+            stream.take(cell.tick())
+            cell.advance(0.02)
+        if not 40 <= turn < 45:
+            sent.append(stream.positions(began + turn * turn_s, turn * turn_s))
+            behind.append(stream.behind_s)
+    assert max(behind) == pytest.approx(0.02)
+    assert behind[-1] == 0.0
+    assert np.all(np.abs(np.diff(sent, axis=0) / turn_s) <= np.array(ARM.limits.velocity))

@@ -123,3 +123,20 @@ def test_after_close_nothing_is_sent_although_the_command_goes_on(heard):
     count, closed = len(sent), time.monotonic()
     wait_for(lambda: time.monotonic() - closed > 0.3, "time to pass")
     assert len(sent) == count
+
+
+def test_set_points_that_are_far_behind_are_a_reason_to_stop(heard):
+    publisher, got = heard
+    cell = Cell(seven(), joint_spec(seven()))
+    assert cell.offer(smooth(cell)) == ""
+    command, steady = cell.tick(), [5.0]
+    out = PositionOut(publisher.publish, RATE_HZ, lambda: command.start_s, lambda: steady[0])
+    try:
+        out.take(command)
+        wait_for(lambda: got, "the first set-point")
+        assert out.problem == ""
+        steady[0] += 0.2  # in which nothing was sent
+        wait_for(lambda: out.problem, "the problem")
+        assert "0.196 s behind, at most 0.05 s" in out.problem
+    finally:
+        out.close()

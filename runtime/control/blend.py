@@ -121,9 +121,17 @@ class Blender:
             values = self._ensemble(values, chunk, past)
         return replace(chunk, values=values.astype(np.float32))
 
-    def keep(self, chunk: ActionChunk, met: ActionChunk) -> None:
-        """`met`, made of `chunk`, is in use: the next chunk meets it. What was refused has no voice."""
-        self._past.append(chunk if self._blend.kind is Kind.ENSEMBLE else met)
+    def keep(self, chunk: ActionChunk, met: ActionChunk, slowed: float = 1.0, rows: int | None = None) -> None:
+        """`met`, made of `chunk`, is in use: the next chunk meets it. What was refused has no voice.
+
+        Args:
+            chunk: as the policy gave it.
+            met: of `meet`.
+            slowed: by how much the filter stretched its time.
+            rows: of them those that the filter let pass; None is all.
+        """
+        voice = chunk if self._blend.kind is Kind.ENSEMBLE else met
+        self._past.append(replace(voice, dt_s=voice.dt_s * slowed, values=voice.values[:rows]))
 
     def clear(self) -> None:
         """What was said before a stop counts no more; how long answers take, does."""
@@ -161,14 +169,19 @@ class Blender:
         return values
 
     def _said(self, old: ActionChunk, time_s: float) -> NDArray[np.float64] | None:
-        """What an older chunk means for the row that begins at `time_s`: places between rows, rates as they hold."""
+        """What an older chunk means for a row that begins at `time_s`: places between rows, rates as they hold, less
+        of a delta or a velocity where it was slowed."""
         at = (time_s - old.stamp_s) / old.dt_s
         below = math.floor(at + _EDGE)
         if not 0 <= below < old.horizon:
             return None
         rows = old.values.astype(np.float64)
         share = max(0.0, at - below)
-        if not self._absolute or below + 1 >= old.horizon:
+        if not self._absolute:
+            slower = np.full(rows.shape[1], self._spec.dt_s / old.dt_s)
+            slower[self._grip] = 1.0
+            return np.asarray(rows[below] * slower)
+        if below + 1 >= old.horizon:
             return np.array(rows[below])
         between = (1.0 - share) * rows[below] + share * rows[below + 1]
         between[self._grip] = rows[below, self._grip]

@@ -151,7 +151,7 @@ class ControlLoop:
         except ChunkRejected as rejection:
             self._rejected(rejection.cause, str(rejection))
             return None
-        self._blender.keep(chunk, met)
+        self._blender.keep(chunk, met, admitted.time_scale, len(admitted.rows))
         self.task.rejected_in_a_row, self.task.waiting_since_s = 0, None
         self._first_command_of = chunk.stamp_s
         if self.state is State.HOLDING:

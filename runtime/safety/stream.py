@@ -14,29 +14,35 @@ from runtime.errors import ContractError
 from runtime.safety.trajectory import CommandKind, Floats, SafeTrajectory
 
 SLOWEST_HZ = 125.0
+FASTER = (
+    0.05  # of its own time: within the limits, of which a plan leaves free 5, 10 and 15 % (`runtime.safety.joints`)
+)
 
 
 class PositionStream:
     """Samples commands at `rate_hz`. Raises ContractError for a rate below 125 Hz: the steps would be too large.
 
     A turn that comes late skips nothing, because the arm would jump: what is played falls behind by what was lost, and
-    catches up at rest. An arm that is too far behind its commands is `FollowedLoop`'s to stop.
+    is played a little faster until it has caught up. Whoever sends commands must look at `behind_s`: a stop begins so
+    much later.
     """
 
     def __init__(self, rate_hz: float) -> None:
         if not rate_hz >= SLOWEST_HZ:
             raise ContractError(f"position stream: rate is {rate_hz} Hz, expected at least {SLOWEST_HZ:g}")
-        self.period_s = 1.0 / rate_hz
-        self._commands: deque[SafeTrajectory] = deque()  # the one that is played, and those that begin later
-        self._behind_s, self._turn_s = 0.0, math.inf
+        self.period_s, self.behind_s = 1.0 / rate_hz, 0.0
+        self._commands: deque[tuple[float, SafeTrajectory]] = deque()  # when they begin; the first one is played
+        self._turn_s = math.inf
 
     def take(self, command: SafeTrajectory) -> None:
         """Follow this one from its start on. Raises ContractError for a twist."""
         if command.kind is not CommandKind.JOINT_TRAJECTORY:
             raise ContractError("position stream: found a twist, expected a joint trajectory")
-        if self._commands and command.start_s < self._commands[-1].start_s:  # in the time of a clock that was set back
-            self._rest()
-        self._commands.append(command)
+        self._commands.append((command.start_s, command))
+
+    def clock_stepped(self, by_s: float) -> None:
+        """The clock in which commands begin was set: what is played goes on as if nothing had happened."""
+        self._commands = deque((start_s + by_s, command) for start_s, command in self._commands)
 
     def positions(self, now_s: float, turn_s: float) -> Floats | None:
         """(D,) [rad] in the order of the command's names; None before the first command and once it is at rest.
@@ -47,18 +53,18 @@ class PositionStream:
         """
         if not self._commands:
             return None
-        lost = turn_s - self._turn_s - self.period_s
-        if lost > self.period_s:
-            self._behind_s += lost
+        passed = turn_s - self._turn_s
+        if passed > 2.0 * self.period_s:
+            self.behind_s += passed - self.period_s
+        elif passed > 0.0:
+            self.behind_s = max(0.0, self.behind_s - FASTER * passed)
         self._turn_s = turn_s
-        played = now_s - self._behind_s
-        while len(self._commands) > 1 and self._commands[1].start_s <= played:
+        played = now_s - self.behind_s
+        while len(self._commands) > 1 and self._commands[1][0] <= played:
             self._commands.popleft()
-        command = self._commands[0]
-        if len(self._commands) == 1 and played >= command.end_s:
-            self._rest()  # said once: the controller holds it
-        return command.at(played)[0]
-
-    def _rest(self) -> None:
-        self._commands.clear()
-        self._behind_s, self._turn_s = 0.0, math.inf
+        start_s, command = self._commands[0]
+        time_s = command.start_s + played - start_s
+        if len(self._commands) == 1 and time_s >= command.end_s:  # said once: the controller holds it
+            self._commands.clear()
+            self.behind_s, self._turn_s = 0.0, math.inf
+        return command.at(time_s)[0]

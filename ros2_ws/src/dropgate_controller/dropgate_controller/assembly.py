@@ -19,6 +19,7 @@ from dropgate_controller.node_time import NodeTime
 from dropgate_controller.policy_link import WorkerLink
 from runtime.clock import Clock
 from runtime.contract.artifact import Artifact, read_artifact
+from runtime.contract.conventions import ActionKind
 from runtime.control.controller import Controller
 from runtime.control.state import MOVING
 from runtime.errors import BackendError, DropGateRuntimeError, TrustError
@@ -105,7 +106,13 @@ def _together(node: Node, parts: Parts, setup: Setup, wall: Clock) -> Loaded:
 def _setup(node: Node, artifact: Artifact, station: parameters.Station) -> Setup:
     """Everything that the controller is made of, as a recording keeps it."""
     manifest = artifact.manifest
-    policy = dataclasses.replace(manifest.policy, action=station.meaning(manifest.policy.action))
+    meant = manifest.policy.action
+    if not station.simulated and meant.kind is ActionKind.DELTA and meant.follows is None:
+        node.get_logger().warning(
+            "the artifact does not say which share of its deltas the arm of its demonstrations went "
+            "(`follows`): they are taken as the way itself"
+        )
+    policy = dataclasses.replace(manifest.policy, action=station.meaning(meant))
     about = {"artifact_id": manifest.artifact_id, "policy_id": manifest.policy_id, "robot": station.robot}
     needs_tcp = station.kind is CommandKind.TWIST
     return Setup(

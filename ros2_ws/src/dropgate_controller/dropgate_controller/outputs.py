@@ -20,6 +20,7 @@ from dropgate_controller.assembly import Loaded
 from dropgate_controller.position_out import PositionOut
 from runtime.control.task import Tick
 from runtime.safety.trajectory import CommandKind, SafeTrajectory
+from runtime.telemetry import StopCause
 
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -66,6 +67,8 @@ class Outputs:
         if self._gripper is not None and command.gripper is not None:
             self._gripper.publish(Float64(data=command.gripper))
         if self._stream is not None:
+            if late := self._stream.problem:
+                self._loaded.controller.fault(StopCause.COMMAND_LATE, late)
             self._stream.take(command)
         elif twists:
             self._commands.publish(conversions.twist_from(command, self._loaded.station.command_frame))
@@ -79,7 +82,7 @@ class Outputs:
         self._sequence += 1
         manifest = self._loaded.artifact.manifest
         about = (self._sequence, manifest.artifact_id, tick.answer.infer_s)
-        self._raw.publish(conversions.raw_chunk(tick.answer.chunk, manifest.policy.action.scale, *about))
+        self._raw.publish(conversions.raw_chunk(tick.answer.chunk, self._loaded.filter.spec.scale, *about))
         if tick.admitted is not None:
             self._safe.publish(conversions.safe_chunk(tick.admitted, self._loaded.filter.names, *about))
 

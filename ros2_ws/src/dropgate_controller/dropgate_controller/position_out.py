@@ -17,6 +17,8 @@ from dropgate_controller.ticker import Ticker
 from runtime.safety.stream import PositionStream
 from runtime.safety.trajectory import SafeTrajectory
 
+BEHIND_S = 0.05  # most that a stop may begin too late
+
 
 class PositionOut:
     """Plays the newest command in a thread of its own.
@@ -44,11 +46,21 @@ class PositionOut:
         """A command has not been played to its end."""
         return self._playing
 
+    @property
+    def problem(self) -> str:
+        """Why nothing more may be commanded but a stop: it would begin too late. Empty while it would not."""
+        behind_s = self._stream.behind_s
+        if behind_s <= BEHIND_S:
+            return ""
+        return f"set-points are {behind_s:.3f} s behind, at most {BEHIND_S:g} s is allowed: the machine is too busy"
+
     def take(self, command: SafeTrajectory) -> None:
         """Play this one from now on. Raises ContractError for a twist."""
         with self._lock:
+            ahead_s = self._now_s() - self._steady_s()
+            self._stream.clock_stepped(ahead_s - self._ahead_s)
             self._stream.take(command)
-            self._ahead_s, self._playing = self._now_s() - self._steady_s(), True
+            self._ahead_s, self._playing = ahead_s, True
 
     def close(self) -> None:
         """No more set-points after this returns."""
