@@ -6,6 +6,7 @@ And what is refused leaves nothing: no process, no publisher, no decision about 
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,15 @@ pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not bui
 
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from ros_station import TOPIC, Station, patient_artifact, result_of, wait_for  # noqa: E402
+from ros_station import (  # noqa: E402
+    PARAMETERS,
+    TOPIC,
+    Station,
+    patient_artifact,
+    release,
+    result_of,
+    wait_for,
+)
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from runtime.contract.conventions import Verdict  # noqa: E402
@@ -379,5 +388,45 @@ def test_a_callback_that_raises_ends_the_process_but_brakes_the_arm_first(artifa
         assert "a callback is broken" in cell.log()
         assert children
         wait_for(lambda: all(map(gone, children)), "the worker to be gone")
+        wait_for(lambda: not np.any(cell.arm.received[-1][1]), "the last command to be rest")
+    assert_replays(folder, "stop_requested")
+
+
+ENDING_RAISES = """
+from dropgate_controller import controller_node
+
+real = controller_node.ControllerNode._hold
+
+def broken(self, action):
+    if self._told.is_set():
+        raise RuntimeError("a callback is broken")
+    real(self, action)
+
+controller_node.ControllerNode._hold = broken
+controller_node.main()
+"""
+
+
+class EndingRaises(OddStation):
+    """What it senses while it ends, it cannot take."""
+
+    program = ENDING_RAISES
+
+
+def test_a_callback_that_raises_after_the_signal_does_not_cut_the_braking_short(artifact, tmp_path, monkeypatch):
+    monkeypatch.setitem(PARAMETERS, "limits.linear_m_s2", 0.5)  # it brakes for longer than a callback is in coming
+    slow = tmp_path / "artifact"
+    shutil.copytree(artifact, slow)
+    release(slow)
+    folder = tmp_path / "recordings"
+    with EndingRaises(slow, tmp_path, record_dir=str(folder)) as cell:
+        cell.bring_up()
+        cell.run()
+        wait_for(lambda: cell.arm.speed > 0.2, "speed")
+        process = cell.processes["controller"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE_S) == 1
+        assert "a callback is broken" in cell.log()
+        assert "before the arm rests" not in cell.log()
         wait_for(lambda: not np.any(cell.arm.received[-1][1]), "the last command to be rest")
     assert_replays(folder, "stop_requested")

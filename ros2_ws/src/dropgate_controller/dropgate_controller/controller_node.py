@@ -125,7 +125,7 @@ class ControllerNode(Node):
     def destroy_node(self) -> None:
         """End the ticks and the worker with the node; an arm that still moves is stopped before."""
         try:
-            if self.context.ok() and not self._told.is_set():
+            if self.context.ok():
                 self._come_to_rest(StopCause.STOP_REQUESTED, "the node ends")
             if not self.rests:
                 self.get_logger().error("the node ends before the arm rests: the arm has its own stop only")
