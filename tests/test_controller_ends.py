@@ -6,6 +6,7 @@ And what is refused leaves nothing: no process, no publisher, no decision about 
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -135,6 +136,38 @@ def test_told_to_end_while_the_worker_loads_it_does_not_wait_for_it(artifact, tm
         process.send_signal(signal.SIGTERM)
         assert_ended_well(cell, children)
         assert "told to end" in cell.log()
+
+
+def test_told_to_end_while_a_reset_starts_the_worker_again_it_does_not_wait_for_it(artifact, tmp_path):
+    once, begun = tmp_path / "python", tmp_path / "begun"
+    again = f"if [ -e {begun} ]; then exec sleep 300; fi"
+    once.write_text(f'#!/bin/sh\n{again}\ntouch {begun}\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    once.chmod(0o755)
+    with Station(artifact, tmp_path, guard=False, **{"worker.python": str(once)}) as cell:
+        assert cell.operator.transition("configure"), cell.log()
+        assert cell.operator.transition("activate")
+        process = cell.processes["controller"]
+        (dead,) = children_of(process.pid)
+        os.kill(dead, signal.SIGKILL)
+        wait_for(lambda: cell.operator.causes, lambda: f"the death of the worker: {cell.log()}")
+        cell.operator._calls["reset_fault"].call_async(Trigger.Request())
+        wait_for(lambda: set(children_of(process.pid)) - {dead}, "the next worker")
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert_ended_well(cell, children)
+
+
+def test_a_process_that_was_told_to_end_starts_no_worker(artifact):
+    from dropgate_controller.assembly import start
+
+    from runtime.contract.artifact import read_artifact
+    from runtime.errors import BackendError
+    from runtime.inference.worker_client import PolicyWorker
+
+    with PolicyWorker(read_artifact(artifact)) as worker:
+        with pytest.raises(BackendError, match="told to end"):
+            start(worker, lambda: True)
+        assert worker.pid is None
 
 
 STUCK = """
@@ -398,7 +431,7 @@ from dropgate_controller import controller_node
 real = controller_node.ControllerNode._hold
 
 def broken(self, action):
-    if self._told.is_set():
+    if self.told.is_set():
         raise RuntimeError("a callback is broken")
     real(self, action)
 
