@@ -7,6 +7,8 @@ And what is refused leaves nothing: no process, no publisher, no decision about 
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +26,15 @@ pytest.importorskip("dropgate_interfaces", reason="ros: the workspace is not bui
 
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from ros_station import TOPIC, Station, patient_artifact, result_of, wait_for  # noqa: E402
+from ros_station import (  # noqa: E402
+    PARAMETERS,
+    TOPIC,
+    Station,
+    patient_artifact,
+    release,
+    result_of,
+    wait_for,
+)
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from runtime.contract.conventions import Verdict  # noqa: E402
@@ -134,6 +144,38 @@ def test_told_to_end_while_the_worker_loads_it_does_not_wait_for_it(artifact, tm
         process.send_signal(signal.SIGTERM)
         assert_ended_well(cell, children)
         assert "told to end" in cell.log()
+
+
+def test_told_to_end_while_a_reset_starts_the_worker_again_it_does_not_wait_for_it(artifact, tmp_path):
+    once, begun = tmp_path / "python", tmp_path / "begun"
+    again = f"if [ -e {begun} ]; then exec sleep 300; fi"
+    once.write_text(f'#!/bin/sh\n{again}\ntouch {begun}\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    once.chmod(0o755)
+    with Station(artifact, tmp_path, guard=False, **{"worker.python": str(once)}) as cell:
+        assert cell.operator.transition("configure"), cell.log()
+        assert cell.operator.transition("activate")
+        process = cell.processes["controller"]
+        (dead,) = children_of(process.pid)
+        os.kill(dead, signal.SIGKILL)
+        wait_for(lambda: cell.operator.causes, lambda: f"the death of the worker: {cell.log()}")
+        cell.operator._calls["reset_fault"].call_async(Trigger.Request())
+        wait_for(lambda: set(children_of(process.pid)) - {dead}, "the next worker")
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert_ended_well(cell, children)
+
+
+def test_a_process_that_was_told_to_end_starts_no_worker(artifact):
+    from dropgate_controller.assembly import start
+
+    from runtime.contract.artifact import read_artifact
+    from runtime.errors import BackendError
+    from runtime.inference.worker_client import PolicyWorker
+
+    with PolicyWorker(read_artifact(artifact)) as worker:
+        with pytest.raises(BackendError, match="told to end"):
+            start(worker, lambda: True)
+        assert worker.pid is None
 
 
 STUCK = """
@@ -387,5 +429,45 @@ def test_a_callback_that_raises_ends_the_process_but_brakes_the_arm_first(artifa
         assert "a callback is broken" in cell.log()
         assert children
         wait_for(lambda: all(map(gone, children)), "the worker to be gone")
+        wait_for(lambda: not np.any(cell.arm.received[-1][1]), "the last command to be rest")
+    assert_replays(folder, "stop_requested")
+
+
+ENDING_RAISES = """
+from dropgate_controller import controller_node
+
+real = controller_node.ControllerNode._hold
+
+def broken(self, action):
+    if self.told.is_set():
+        raise RuntimeError("a callback is broken")
+    real(self, action)
+
+controller_node.ControllerNode._hold = broken
+controller_node.main()
+"""
+
+
+class EndingRaises(OddStation):
+    """What it senses while it ends, it cannot take."""
+
+    program = ENDING_RAISES
+
+
+def test_a_callback_that_raises_after_the_signal_does_not_cut_the_braking_short(artifact, tmp_path, monkeypatch):
+    monkeypatch.setitem(PARAMETERS, "limits.linear_m_s2", 0.5)  # it brakes for longer than a callback is in coming
+    slow = tmp_path / "artifact"
+    shutil.copytree(artifact, slow)
+    release(slow)
+    folder = tmp_path / "recordings"
+    with EndingRaises(slow, tmp_path, record_dir=str(folder)) as cell:
+        cell.bring_up()
+        cell.run()
+        wait_for(lambda: cell.arm.speed > 0.2, "speed")
+        process = cell.processes["controller"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE_S) == 1
+        assert "a callback is broken" in cell.log()
+        assert "before the arm rests" not in cell.log()
         wait_for(lambda: not np.any(cell.arm.received[-1][1]), "the last command to be rest")
     assert_replays(folder, "stop_requested")

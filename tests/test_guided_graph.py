@@ -25,6 +25,7 @@ from compress.export.answers import engine_for, graph_answers
 from compress.export.draft import ExportReport, export_draft
 from compress.export.errors import ExportError, ParityError
 from compress.export.exact import cpu_copy, forward_float64
+from compress.export.golden_chunks import golden_chunks
 from compress.export.guided import guided, with_previous
 from compress.export.onnx_export import ExportedGraph, export_stage
 from compress.export.options import GraphOptions
@@ -37,6 +38,7 @@ from runtime.contract.artifact import read_artifact
 from runtime.contract.conventions import Precision
 from runtime.contract.graph import PREVIOUS_ACTIONS, PREVIOUS_WEIGHTS, graph_for
 from runtime.contract.guidance import Guidance
+from runtime.contract.normalization import Normalization
 from runtime.inference.golden import load_golden
 from runtime.inference.policy import Policy
 
@@ -274,13 +276,22 @@ def test_draft_says_that_it_can_be_guided_and_was_proven_guided(draft: ExportRep
     proven = json.loads(artifact.read_bytes(PARITY_FILE))["observations"]
     assert sum(name.endswith("+guided") for name in proven) == len(proven) // 2
     weights = [sample.guidance.weights.max() for sample in load_golden(artifact) if sample.guidance is not None]
-    assert weights == [0.0, 1.0] * 4, "a station's engine proves its backward pass too"
+    assert weights == [1.0, 0.0] * 4, "a station's engine proves its backward pass too"
     assert draft.golden.ok
+
+
+def test_one_golden_sample_is_guided_and_of_two_one_is_not() -> None:
+    model = case("smolvla").make(0)
+    action, samples = model.specs()["action"], samples_for(model, 2)
+    whole, scale = guided(model.stages()[0], action), Normalization.identity(action.dim)
+    one, two = (golden_chunks(model, whole, samples[:count], scale) for count in (1, 2))
+    assert [said.weights.max() for said in one.guidance] == [1.0]
+    assert [said.weights.max() for said in two.guidance] == [1.0, 0.0]
 
 
 def test_robots_policy_keeps_a_frozen_prefix_in_commands(draft: ExportReport) -> None:
     with Policy.load(draft.folder, threads=1, allow_unsealed=True) as policy:
-        for sample in load_golden(policy.artifact)[1::2]:
+        for sample in load_golden(policy.artifact)[::2]:
             said = sample.guidance
             assert said is not None
             kept = said.weights == 1.0

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What torch commands for the golden samples: the numbers that every engine on a robot is compared with.
 
-Of a policy that can be guided every second sample is: so a station's engine proves its backward pass too.
+Of a policy that can be guided every second sample is, from the first: so a station's engine proves its backward pass
+too, also on a single sample.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def golden_chunks(
     with _evaluating(model.module), _evaluating(stage.module), torch.no_grad():
         for index, (sample, batch) in enumerate(zip(samples, inputs, strict=True)):
             previous, weights = previous_for(sample.sample_id, action)
-            if index % 2 == 0:
+            if index % 2:
                 guidance.append(Guidance.none(action))
                 continue
             guidance.append(Guidance(normalization.invert(previous), weights))

@@ -148,8 +148,9 @@ def _recording(node: Node, setup: Setup) -> Recording | None:
     )
 
 
-def revive(loaded: Loaded | None, lock: RLock) -> None:
-    """Start a dead worker; meanwhile the ticks, which go on, leave it alone. Raises BackendError.
+def revive(loaded: Loaded | None, lock: RLock, over: Callable[[], bool] = lambda: False) -> None:
+    """Start a dead worker; meanwhile the ticks, which go on, leave it alone. Raises BackendError, also once
+    nobody waits any more (`over`).
 
     Never under a moving arm: it takes seconds, in which `~/stop` would not be heard; the tick faults and brakes.
     """
@@ -161,7 +162,7 @@ def revive(loaded: Loaded | None, lock: RLock) -> None:
         loaded.link.suspended = True
     try:
         loaded.worker.close()  # it may still be ending
-        start(loaded.worker)
+        start(loaded.worker, over)
         loaded.link.restarted()
     finally:
         loaded.link.suspended = False
@@ -169,14 +170,17 @@ def revive(loaded: Loaded | None, lock: RLock) -> None:
 
 def start(worker: PolicyWorker, over: Callable[[], bool] = lambda: False) -> None:
     """Start the worker and wait until it has verified, loaded and warmed up. Raises BackendError with its reason, or
-    once the wait is `over`."""
+    once the wait is `over`; if that was so before, nothing is started."""
+    late = "the policy worker was not waited for: this process is told to end"
+    if over():
+        raise BackendError(late)
     worker.start()
     while not worker.ready:
         worker.poll()
         if not worker.alive:
             raise BackendError(f"the policy worker did not start: {worker.died_because}")
         if over():
-            raise BackendError("the policy worker was not waited for: this process is told to end")
+            raise BackendError(late)
         time.sleep(0.01)
 
 

@@ -68,7 +68,7 @@ class ControllerNode(Node):
         self._beat, self._beat_s, self._said, self._why = 0, 0.0, ("", ""), ""
         self._status = self.create_publisher(RuntimeStatus, "~/status", LATCHED)
         refuse_wrong_transitions(self)
-        self._told = threading.Event()  # to end
+        self.told = threading.Event()  # to end
         self._ticker = Ticker(self._turn, self.is_end)
         self._ticker.start()
 
@@ -77,7 +77,7 @@ class ControllerNode(Node):
         before = made_by(self)
         try:
             with contextlib.ExitStack() as undo:
-                loaded = assemble(self, self._wall, self.lock, self._told.is_set)
+                loaded = assemble(self, self._wall, self.lock, self.told.is_set)
                 undo.callback(loaded.close)
                 undo.callback(take_back, self, before)
                 undo.callback(self._tear_down)
@@ -125,7 +125,7 @@ class ControllerNode(Node):
     def destroy_node(self) -> None:
         """End the ticks and the worker with the node; an arm that still moves is stopped before."""
         try:
-            if self.context.ok() and not self._told.is_set():
+            if self.context.ok():
                 self._come_to_rest(StopCause.STOP_REQUESTED, "the node ends")
             if not self.rests:
                 self.get_logger().error("the node ends before the arm rests: the arm has its own stop only")
@@ -139,9 +139,9 @@ class ControllerNode(Node):
     def end(self, why: str) -> None:
         """What `~/stop` does, once, because the process has been told to end; from any thread."""
         with self.lock:
-            if self._told.is_set():
+            if self.told.is_set():
                 return
-            self._told.set()
+            self.told.set()
             self.do(lambda controller: controller.stop(f"the process was told to end ({why})"))
 
     @property
@@ -183,7 +183,7 @@ class ControllerNode(Node):
 
     def require_no_rival(self) -> None:
         """Raises NotAllowed if somebody else commands the arm, or if this process is about to end."""
-        if self._told.is_set():
+        if self.told.is_set():
             raise NotAllowed("this process was told to end")
         if self._outputs is not None and (rivals := self._outputs.rivals()):
             raise NotAllowed(rivals)

@@ -70,7 +70,7 @@ class OperatorServices:
         """Start a dead worker again, then reset; the arm stays disarmed."""
         node = self._node
         try:
-            revive(node.loaded, node.lock)
+            revive(node.loaded, node.lock, node.told.is_set)
         except DropGateRuntimeError as error:
             response.success, response.message = False, str(error)
             return response
