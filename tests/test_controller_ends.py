@@ -170,6 +170,22 @@ def test_a_process_that_was_told_to_end_starts_no_worker(artifact):
         assert worker.pid is None
 
 
+@pytest.mark.parametrize("rests", [False, True])
+def test_a_farewell_out_of_patience_says_that_the_arm_still_moves(rests):
+    from dropgate_controller.farewell import LOOKS, NOT_AT_REST, Farewell
+
+    said, left, timers = [], [], []
+    node = SimpleNamespace(
+        rests=rests, over=False, steady=None, get_logger=lambda: SimpleNamespace(error=said.append),
+        create_timer=lambda period_s, look, clock: timers.append(look), destroy_timer=lambda timer: True,
+    )  # fmt: skip
+    Farewell(node, lambda: left.append(list(said)))
+    for _ in range(LOOKS):
+        assert not left
+        timers[0]()
+    assert left == [[] if rests else [NOT_AT_REST]], "said before it leaves"
+
+
 STUCK = """
 import threading
 from dropgate_controller.ending import Ending
