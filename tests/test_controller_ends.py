@@ -170,6 +170,24 @@ def test_a_process_that_was_told_to_end_starts_no_worker(artifact):
         assert worker.pid is None
 
 
+def test_told_to_end_while_the_worker_is_timed_it_does_not_wait_for_it(artifact):
+    from dropgate_controller.assembly import _load
+    from dropgate_controller.parameters import World
+
+    from runtime.contract.artifact import read_artifact
+    from runtime.errors import BackendError
+    from runtime.inference.worker_client import PolicyWorker
+
+    read, noted = read_artifact(artifact), []
+    pace = SimpleNamespace(lead_s=0.0, rows=1)
+    station = SimpleNamespace(enable_motion=True, world=World.REAL, settings=SimpleNamespace(pace=pace))
+    with PolicyWorker(read) as worker:
+        with pytest.raises(BackendError, match="not timed to the end"):
+            _load(worker, read, station, SimpleNamespace(loaded=noted.append), lambda: worker.in_flight is not None)
+        assert worker.ready, "it was the first question that was not waited for"
+    assert ["not timed to the end" in str(error) for error in noted] == [True]
+
+
 @pytest.mark.parametrize("rests", [False, True])
 def test_a_farewell_out_of_patience_says_that_the_arm_still_moves(rests):
     from dropgate_controller.farewell import LOOKS, NOT_AT_REST, Farewell
