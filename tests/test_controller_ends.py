@@ -178,6 +178,40 @@ def test_a_process_that_was_told_to_end_starts_no_worker(artifact):
         assert worker.pid is None
 
 
+def test_told_to_end_while_the_worker_is_timed_it_does_not_wait_for_it(artifact):
+    from dropgate_controller.assembly import _load
+    from dropgate_controller.parameters import World
+
+    from runtime.contract.artifact import read_artifact
+    from runtime.errors import BackendError
+    from runtime.inference.worker_client import PolicyWorker
+
+    read, noted = read_artifact(artifact), []
+    pace = SimpleNamespace(lead_s=0.0, rows=1)
+    station = SimpleNamespace(enable_motion=True, world=World.REAL, settings=SimpleNamespace(pace=pace))
+    with PolicyWorker(read) as worker:
+        with pytest.raises(BackendError, match="not timed to the end"):
+            _load(worker, read, station, SimpleNamespace(loaded=noted.append), lambda: worker.in_flight is not None)
+        assert worker.ready, "it was the first question that was not waited for"
+    assert ["not timed to the end" in str(error) for error in noted] == [True]
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_a_farewell_out_of_patience_says_that_the_arm_still_moves(rests):
+    from dropgate_controller.farewell import LOOKS, NOT_AT_REST, Farewell
+
+    said, left, timers = [], [], []
+    node = SimpleNamespace(
+        rests=rests, over=False, steady=None, get_logger=lambda: SimpleNamespace(error=said.append),
+        create_timer=lambda period_s, look, clock: timers.append(look), destroy_timer=lambda timer: True,
+    )  # fmt: skip
+    Farewell(node, lambda: left.append(list(said)))
+    for _ in range(LOOKS):
+        assert not left
+        timers[0]()
+    assert left == [[] if rests else [NOT_AT_REST]], "said before it leaves"
+
+
 STUCK = """
 import threading
 from dropgate_controller.ending import Ending

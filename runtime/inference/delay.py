@@ -69,8 +69,9 @@ def measure(ask: Callable[[], float], dt_s: float, calls: int = CALLS, warm_up: 
     return delay_of([ask() for _ in range(calls)], dt_s)
 
 
-def of_worker(worker: PolicyWorker, artifact: Artifact) -> Delay:
-    """Of a worker that is ready, asked about the artifact's own golden observations. Raises BackendError."""
+def of_worker(worker: PolicyWorker, artifact: Artifact, over: Callable[[], bool] = lambda: False) -> Delay:
+    """Of a worker that is ready, asked about the artifact's own golden observations. Raises BackendError, also once
+    nobody waits any more (`over`)."""
     samples, stamps = itertools.cycle(load_golden(artifact)), itertools.count(1)
 
     def ask() -> float:
@@ -79,6 +80,8 @@ def of_worker(worker: PolicyWorker, artifact: Artifact) -> Delay:
         while (found := worker.poll()) is None:
             if not worker.alive:
                 raise BackendError(f"the policy worker died while it was timed: {worker.died_because}")
+            if over():
+                raise BackendError("the policy worker was not timed to the end: this process is told to end")
             time.sleep(LOOK_S)
         if isinstance(found, Failure):
             raise BackendError(f"the policy failed while it was timed: {found.error}: {found.text}")

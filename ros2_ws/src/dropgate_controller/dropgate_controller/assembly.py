@@ -211,7 +211,7 @@ def _load(
         if station.enable_motion and station.world is parameters.World.REAL:
             pace, spec = station.settings.pace, artifact.manifest.policy.action
             asked_early = int(pace.lead_s / spec.dt_s + 1e-9)  # rows that are left when the next chunk is asked for
-            of_worker(worker, artifact).require(spec, max(1, min(pace.rows, spec.horizon) - asked_early))
+            of_worker(worker, artifact, over).require(spec, max(1, min(pace.rows, spec.horizon) - asked_early))
     except DropGateRuntimeError as error:
         gatekeeper.loaded(error)
         raise

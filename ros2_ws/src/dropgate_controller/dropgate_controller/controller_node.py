@@ -26,7 +26,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from dropgate_controller import declared, parameters, reports
 from dropgate_controller.assembly import Loaded, assemble
-from dropgate_controller.farewell import Farewell
+from dropgate_controller.farewell import NOT_AT_REST, Farewell
 from dropgate_controller.leftovers import made_by, take_back
 from dropgate_controller.lifecycle import refuse_wrong_transitions
 from dropgate_controller.node_runner import run_node
@@ -128,7 +128,7 @@ class ControllerNode(Node):
             if self.context.ok():
                 self._come_to_rest(StopCause.STOP_REQUESTED, "the node ends")
             if not self.rests:
-                self.get_logger().error("the node ends before the arm rests: the arm has its own stop only")
+                self.get_logger().error(NOT_AT_REST)
         finally:
             self._ticker.stop()
             try:

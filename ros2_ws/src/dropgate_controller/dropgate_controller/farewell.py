@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dropgate_controller.controller_node import ControllerNode
 
 LOOK_S, LOOKS = 0.05, 40  # after 2 s it is done anyway
+NOT_AT_REST = "the node ends before the arm rests: the arm has its own stop only"
 
 
 class Farewell:
@@ -27,6 +28,8 @@ class Farewell:
         self._left -= 1
         if self._left == 0:
             self._node.destroy_timer(self._timer)
+            if not self._node.rests:
+                self._node.get_logger().error(NOT_AT_REST)
             self._leave()
         elif self._node.over:
             self._left = 1  # the next look is the last: what the result has left to send comes before it
