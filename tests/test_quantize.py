@@ -161,6 +161,17 @@ def test_matrices_inside_a_loop_are_quantised_too(tmp_path: Path, out: Path, kin
     assert 0.0 < np.abs(said(made.graph) - said(graph)).max() < 0.6
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_matrices_inside_a_loop_that_were_not_asked_for_stay(tmp_path: Path, out: Path, kind: str) -> None:
+    made = quantize_graph(chain(tmp_path, loop=True), out, kind, ends=2)
+    assert (made.quantized, made.kept) == (("matmul.1",), (*ALL[:2], *ALL[3:]))
+    model = onnx.load(str(made.graph.path))
+    assert sorted(m.node for m in float_matrices(model)) == sorted(made.kept)
+    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for name in ("in", "block.0", "block.2", "out"):
+        assert np.array_equal(held[name], weights()[name])
+
+
 def test_block_is_the_largest_that_most_matrices_take() -> None:
     from compress.export.matrices import Matrix
 

@@ -88,12 +88,13 @@ def quantize_graph(graph: ExportedGraph, folder: Path, kind: Kind, ends: int = 0
         made = _int8(graph.path, asked) if kind == "int8" else _int4(source, asked, block)
     done = int8_matrices(made) if kind == "int8" else int4_matrices(made, block)
     left = {m.node for m in float_matrices(made)}
-    if len(done) != len(asked) or left & set(asked):
+    kept = tuple(m.node for m in found if m.node not in set(asked))
+    if len(done) != len(asked) or left & set(asked) or not left.issuperset(kept):
         raise ExportError(
             f"quantize {kind}: found {len(done)} quantised matrices in the result, expected {len(asked)}; still float: "
-            f"{sorted(left & set(asked))[:5]}. The quantiser of this onnxruntime does something else: {_NEVER}"
+            f"{sorted(left & set(asked))[:5]}; not asked for: {sorted(set(kept) - left)[:5]}. "
+            f"The quantiser of this onnxruntime does something else: {_NEVER}"
         )
-    kept = tuple(m.node for m in found if m.node not in set(asked))
     return Quantized(_save(made, source, graph, folder), tuple(asked), kept, block)
 
 
@@ -132,7 +133,7 @@ def _int4(source: ModelProto, asked: Sequence[str], block: int) -> ModelProto:
 
     model = ModelProto()
     model.CopyFrom(source)
-    others = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.name not in set(asked)]
+    others = [name for name in _multiplications(model.graph) if name not in set(asked)]
     quantizer = MatMulNBitsQuantizer(
         model,
         block_size=block,
@@ -145,6 +146,16 @@ def _int4(source: ModelProto, asked: Sequence[str], block: int) -> ModelProto:
     made: ModelProto = quantizer.model.model
     _bring_weights_home(made.graph)
     return made
+
+
+def _multiplications(graph: GraphProto) -> Iterator[str]:
+    """The names of all `MatMul` nodes, those of loop bodies too: the quantiser goes into them as well."""
+    for node in graph.node:
+        if node.op_type == "MatMul":
+            yield node.name
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _multiplications(attribute.g)
 
 
 def _bring_weights_home(graph: GraphProto) -> None:
