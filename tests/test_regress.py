@@ -364,8 +364,10 @@ def through_ros(artifact, tmp_path):
 @pytest.mark.slow
 def test_a_policy_that_cannot_do_it_goes_through_the_whole_robot_and_fails(through_ros, capsys) -> None:
     artifact, out = through_ros
+    own = {name: value for name, value in os.environ.items() if name.startswith("ROS_")}
     arguments = [str(artifact.root), "--states", "2", "--out", str(out), "--quiet", "--json"]
     assert command.main(arguments) == 1, capsys.readouterr().err
+    assert {name: value for name, value in os.environ.items() if name.startswith("ROS_")} == own, "its graph alone"
     answer = json.loads(capsys.readouterr().out)
     assert "solves less than 50 %" in answer["reason"]
     report = json.loads((out / "regression.json").read_text())

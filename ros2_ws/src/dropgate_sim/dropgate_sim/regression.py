@@ -43,6 +43,7 @@ ROWS, PLAN, LOCK, LOGS = "episodes.jsonl", "plan.json", ".lock", "logs"
 OURS = (REPORT, PAGE, ROWS, PLAN, "in_process.jsonl", LOGS, FILMS)
 HOLD_AFTER_S = 20.0  # patience of the simulated robot with a controller on a busy machine
 SUCCESSES_SHOWN = 2
+DOMAINS = range(215, 233)  # free on Linux, and nobody chooses them by hand
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")}
 BROKEN = (
     DropGateRuntimeError, PanelError, NoRobotFile, NotReady, ProcessDied, RowsDamaged, SimulatorBroken, UnusablePolicy,
@@ -121,12 +122,40 @@ def _run(artifact: Artifact, robot: RobotFile, panel: Panel, folder: Path, progr
 def _through_ros(
     artifact: Artifact, robot: RobotFile, panel: Panel, left: list[Pair], log: RosLog, folder: Path, progress: Progress
 ) -> dict[str, Any]:
+    domain = str(random.SystemRandom().choice(DOMAINS))
+    with _in_graph(domain, folder / LOGS):
+        return _episodes(artifact, robot, panel, left, log, folder, progress, domain)
+
+
+@contextmanager
+def _in_graph(domain: str, logs: Path) -> Iterator[None]:
+    """This process, and those that it starts, in a ROS graph of their own."""
+    own = {"ROS_DOMAIN_ID": domain, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(logs)}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _episodes(
+    artifact: Artifact,
+    robot: RobotFile,
+    panel: Panel,
+    left: list[Pair],
+    log: RosLog,
+    folder: Path,
+    progress: Progress,
+    domain: str,
+) -> dict[str, Any]:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    domain = str(random.SystemRandom().randint(1, 101))
-    graph = {"ROS_DOMAIN_ID": domain, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOG_DIR": str(folder / LOGS)}
-    os.environ.update(graph)
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=int(domain), signal_handler_options=SignalHandlerOptions.NO)
     robot_processes = Processes(programs(artifact, robot, panel, folder / LOGS), folder / LOGS)
