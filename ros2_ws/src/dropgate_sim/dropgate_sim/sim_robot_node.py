@@ -13,6 +13,7 @@ Single-threaded: physics, drawing and messages take turns in one loop, so nothin
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64
@@ -231,7 +233,10 @@ def _drain(executor: SingleThreadedExecutor) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the node; 0 after a shutdown, 1 with one sentence if it cannot start."""
-    rclpy.init(args=arguments)
+    # rclpy's own handlers end the graph in another thread while this one publishes, which has crashed
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     node: SimRobotNode | None = None
     try:
         node = SimRobotNode()
