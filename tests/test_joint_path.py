@@ -381,14 +381,6 @@ def test_clock_that_is_set_back_does_not_move_the_played_time():
     assert driven.path.breach(motion, driven.situation()) == ""
 
 
-def test_what_was_sent_has_played_to_its_stop_once_the_clock_was_set_ahead():
-    driven = Driven()
-    driven.go(10)
-    driven.path.clock_stepped(100.0)
-    driven.now += 100.0
-    assert driven.path.braking(at(driven.now, driven.place)) is None
-
-
 def test_what_was_sent_plays_until_the_end_of_its_stop_in_the_controllers_own_time():
     driven = Driven()
     assert not driven.path.playing(driven.situation())

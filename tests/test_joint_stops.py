@@ -142,13 +142,14 @@ def test_chunk_is_compared_with_what_is_played_or_held_and_after_it_was_forgotte
         driven.path.admit(held, situation)
 
 
-def test_clock_set_ahead_by_less_than_a_second_has_been_played_too():
+@pytest.mark.parametrize("by_s", [0.6, 100.0])
+def test_what_was_sent_has_played_to_its_stop_once_the_clock_was_set_ahead(by_s):
     driven = Driven()
     driven.go(10)
-    driven.path.clock_stepped(0.6)
-    driven.now += 0.6
+    driven.path.clock_stepped(by_s)
+    driven.now += by_s
     assert driven.path.braking(at(driven.now, driven.place)) is None
-    assert driven.path._played_s == pytest.approx(0.8)
+    assert driven.path._played_s == pytest.approx(0.2 + by_s)
 
 
 # ---- the last command goes on ---------------------------------------------------------------------------------------
